@@ -1,0 +1,58 @@
+"""Bytes of an image file -> RGB pixels, the same on every machine.
+
+Pillow is the reference: the original DETR reads with ``Image.open(path).convert("RGB")``. JPEG goes through simplejpeg,
+whose pixels are identical; whatever it refuses (CMYK, another format, a damaged file) is Pillow's to read or to reject.
+"""
+
+import io
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of Pillow's many, those that start no other program
+
+
+def decode(image: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+
+    ``size`` is the (height, width) its annotations were drawn on. The EXIF rotation is ignored, as the original does,
+    unless only the rotated image has that size. Raises ValueError, which says what is wrong with the file.
+    """
+    try:
+        pixels = simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False, strict=True)
+    except ValueError:
+        pixels = _pillow_pixels(_open(image))
+    if size is None or pixels.shape[:2] == tuple(size):
+        return pixels
+    upright = _pillow_pixels(ImageOps.exif_transpose(_open(image)))
+    if upright.shape[:2] == tuple(size):
+        return upright
+    raise ValueError(f"it is {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotations say {size[1]}x{size[0]}")
+
+
+def image_size(image: bytes) -> tuple[int, int]:
+    """(height, width) of an image file from its header alone, EXIF rotation ignored. Raises ValueError as ``decode``."""
+    width, height = _open(image).size
+    return height, width
+
+
+def _open(image: bytes) -> Image.Image:
+    if not image:
+        raise ValueError("the file is empty")
+    try:
+        return Image.open(io.BytesIO(image), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"it is not an image (it starts with {image[:8]!r})") from None
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
+        raise ValueError(f"it cannot be opened ({error})") from error
+
+
+def _pillow_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        if picture.mode.startswith("I;16"):  # Pillow would clip 16 bit grey to white instead of scaling it
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return np.array(picture.convert("RGB"))
+    except Exception as error:  # as above
+        raise ValueError(f"it is truncated or damaged ({error})") from error

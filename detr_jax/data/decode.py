@@ -33,7 +33,7 @@ def decode(image: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarra
 
 
 def image_size(image: bytes) -> tuple[int, int]:
-    """(height, width) of an image file from its header alone, EXIF rotation ignored. Raises ValueError as ``decode``."""
+    """(height, width) of an image file from its header alone, EXIF rotation ignored. Raises ValueError."""
     width, height = _open(image).size
     return height, width
 

@@ -1,0 +1,22 @@
+"""Files that are either the old one or the new one, never half of it, whenever the process dies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary sibling to write; it takes the place of ``path`` when the block ends without an error.
+
+    Missing folders are made. The sibling keeps the suffix, from which writers of pictures choose their format.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sibling = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield sibling
+        os.replace(sibling, path)
+    finally:
+        sibling.unlink(missing_ok=True)

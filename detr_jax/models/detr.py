@@ -1,0 +1,80 @@
+"""DETR (Carion et al. 2020, arXiv:2005.12872): a backbone, a transformer, and two heads on its object queries."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float, Int, UInt8
+
+from detr_jax.models.position_encoding import LearnedPositions, SinePositions
+from detr_jax.models.preprocess import normalize
+from detr_jax.models.resnet import ResNet, valid_cells
+from detr_jax.models.transformer import Transformer, linear
+from detr_jax.structures import Array, Predictions
+
+
+class BoxHead(nnx.Module):
+    """Three linear layers with ReLUs between; its output goes through a sigmoid."""
+
+    def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
+        sizes = [(width, width), (width, width), (width, 4)]
+        self.layers = nnx.List([linear(*size, dtype=dtype, rngs=rngs) for size in sizes])
+
+    def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b 4"]:
+        for layer in self.layers[:-1]:
+            x = nnx.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class DETR(nnx.Module):
+    """The whole detector: uint8 images in, the class logits and boxes of every query after every layer out.
+
+    The arguments are the ``model`` group of ``configs/detr.py``; see there for their meaning and defaults.
+    """
+
+    def __init__(
+        self, *, num_classes: int, backbone: str, backbone_width: int, last_stage: str, dilation: bool,
+        stride_in_1x1: bool, norm: str, position_embedding: str, position_temperature: float, hidden_dim: int,
+        heads: int, encoder_layers: int, decoder_layers: int, feed_forward_dim: int, dropout: float,
+        num_queries: int, pre_norm: bool, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
+    ):  # fmt: skip
+        self.dtype = jnp.dtype(dtype)
+        self.backbone = ResNet(
+            backbone, width=backbone_width, last_stage=last_stage, dilation=dilation, stride_in_1x1=stride_in_1x1,
+            norm=norm, remat=remat, rngs=rngs
+        )  # fmt: skip
+        self.input_projection = linear(self.backbone.channels, hidden_dim, dtype=dtype, rngs=rngs)
+        self.positions = (
+            LearnedPositions(hidden_dim, rngs)
+            if position_embedding == "learned"
+            else SinePositions(hidden_dim, position_temperature)
+        )
+        self.transformer = Transformer(
+            hidden_dim, heads, feed_forward_dim, encoder_layers, decoder_layers, dropout_rate=dropout,
+            pre_norm=pre_norm, remat=remat, dtype=dtype, rngs=rngs
+        )  # fmt: skip
+        self.query_positions = nnx.Param(jax.random.normal(rngs.params(), (num_queries, hidden_dim)))
+        self.class_head = linear(hidden_dim, num_classes + 1, dtype=dtype, rngs=rngs)
+        self.box_head = BoxHead(hidden_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B H W 3"],
+        sizes: Int[Array, "B 2"],
+        dropout_key: jax.Array | None = None,
+    ) -> Predictions:
+        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key."""
+        encoder_key, decoder_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        features, area = self.backbone(normalize(images, sizes, self.dtype), sizes)
+        batch, h, w, _ = features.shape
+        tokens = self.input_projection(features).reshape(batch, h * w, -1)
+        positions = self.positions(area, h, w).astype(self.dtype).reshape(tokens.shape)
+        valid = valid_cells(area, h, w).reshape(batch, h * w)
+
+        memory = self.transformer.encode(tokens, positions, valid, encoder_key)
+        queries = self.query_positions[...].astype(self.dtype)
+        queries = jnp.broadcast_to(queries[None], (batch, *queries.shape))
+        hidden = self.transformer.decode(jnp.zeros_like(queries), queries, memory, positions, valid, decoder_key)
+
+        logits = self.class_head(hidden).astype(jnp.float32)
+        boxes = jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32))
+        return Predictions(logits, boxes)

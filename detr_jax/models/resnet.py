@@ -1,0 +1,206 @@
+"""ResNet v1.5 (He et al. 2015) as DETR's backbone: frozen batch norm, an optional dilated last stage, inert padding.
+
+An image lies in the top left corner of a larger canvas. ``area`` is its real (height, width) at the resolution of the
+feature map beside it; ``keep`` zeroes everything outside before each convolution wider than 1x1 and before the pool,
+which is exactly the zero padding that the image alone would see. So padding is inert: the canvas does not matter.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Bool, Float, Int
+
+from detr_jax.structures import Array
+
+GROUPS = 8  # of the group norm
+
+
+class Architecture(NamedTuple):
+    """Blocks per stage, and whether they are bottlenecks (1x1, 3x3, 1x1) or pairs of 3x3 convolutions."""
+
+    depths: tuple[int, int, int, int]
+    bottleneck: bool
+
+
+ARCHITECTURES = {
+    "resnet10": Architecture((1, 1, 1, 1), bottleneck=False),  # for small sets trained from scratch
+    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
+    "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
+    "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
+}
+
+
+class Frozen(nnx.Variable):
+    """A value of the model that is never trained: batch norm, and what lies below the first trained stage."""
+
+
+def halved(area: Int[Array, "B 2"]) -> Int[Array, "B 2"]:
+    """The area after a stride of 2, rounded up as convolutions with symmetric padding do."""
+    return (area + 1) // 2
+
+
+def valid_cells(area: Int[Array, "B 2"], h: int, w: int) -> Bool[Array, "B h w"]:
+    """True on the cells of an h x w map that belong to the real image."""
+    rows = jnp.arange(h)[None, :, None] < area[:, 0, None, None]
+    columns = jnp.arange(w)[None, None, :] < area[:, 1, None, None]
+    return rows & columns
+
+
+def keep(x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
+    """``x`` on the real image, zero outside."""
+    return x * valid_cells(area, x.shape[1], x.shape[2])[..., None].astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """A convolution without bias, padded symmetrically (Flax's 'SAME' shifts stride-2 windows on even sizes)."""
+
+    def __init__(self, channels_in, channels_out, size, stride=1, dilation=1, *, kind=nnx.Param, rngs: nnx.Rngs):
+        self.stride, self.dilation = stride, dilation
+        fan_out_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's
+        self.kernel = kind(fan_out_normal(rngs.params(), (size, size, channels_in, channels_out)))
+
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C2"]:
+        kernel = self.kernel[...].astype(x.dtype)
+        size = kernel.shape[0]
+        if size == 1:  # as a matrix product: XLA's CPU weight gradient of a 1x1 convolution is 2 to 7 times slower
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        margin = self.dilation * (size // 2)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=[(margin, margin)] * 2,
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class FrozenBatchNorm(nnx.Module):
+    """Batch norm with fixed statistics and affine values: a scale and a shift, computed in float32."""
+
+    def __init__(self, channels: int):
+        self.scale = Frozen(jnp.ones(channels))
+        self.bias = Frozen(jnp.zeros(channels))
+        self.mean = Frozen(jnp.zeros(channels))
+        self.var = Frozen(jnp.ones(channels))
+
+    def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
+        scale = self.scale[...] * lax.rsqrt(self.var[...] + 1e-5)
+        shift = self.bias[...] - self.mean[...] * scale
+        return x * scale.astype(x.dtype)[None, None, None] + shift.astype(x.dtype)[None, None, None]
+
+
+class GroupNorm(nnx.Module):
+    """Group norm over the real image only, in float32; for backbones trained from scratch (Wu & He 2018)."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
+        batch, h, w, channels = x.shape
+        grouped = x.astype(jnp.float32).reshape(batch, h, w, GROUPS, channels // GROUPS)
+        valid = valid_cells(area, h, w)[..., None, None]
+        count = jnp.maximum(jnp.sum(valid, axis=(1, 2, 4), keepdims=True) * (channels // GROUPS), 1)
+        mean = jnp.sum(grouped, axis=(1, 2, 4), keepdims=True, where=valid) / count
+        variance = jnp.sum(jnp.square(grouped - mean), axis=(1, 2, 4), keepdims=True, where=valid) / count
+        normal = ((grouped - mean) * lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+        return (normal * self.scale[...][None, None, None] + self.bias[...][None, None, None]).astype(x.dtype)
+
+
+NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
+
+
+class Block(nnx.Module):
+    """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1."""
+
+    def __init__(
+        self, channels_in, width, *, bottleneck, stride, dilation, stride_in_1x1, norm, kind, rngs
+    ):  # fmt: skip
+        channels_out = width * 4 if bottleneck else width
+        if bottleneck:
+            first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+            layers = [(channels_in, width, 1, first, 1), (width, width, 3, second, dilation),
+                      (width, channels_out, 1, 1, 1)]  # fmt: skip
+        else:
+            layers = [(channels_in, width, 3, stride, dilation), (width, width, 3, 1, dilation)]
+        self.convs = nnx.List([Conv(*layer, kind=kind, rngs=rngs) for layer in layers])
+        self.norms = nnx.List([NORMS[norm](layer[1]) for layer in layers])
+        reshaped = stride > 1 or channels_in != channels_out
+        self.shortcut = Conv(channels_in, channels_out, 1, stride, kind=kind, rngs=rngs) if reshaped else None
+        self.shortcut_norm = NORMS[norm](channels_out) if reshaped else None
+
+    def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]):
+        """The block's output and its area."""
+        y, y_area = x, area
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            if conv is not self.convs[0]:
+                y = nnx.relu(y)
+            if conv.kernel.shape[0] > 1:
+                y = keep(y, y_area)
+            if conv.stride > 1:
+                y_area = halved(y_area)
+            y = norm(conv(y), y_area)
+        if self.shortcut is not None:
+            x = self.shortcut_norm(self.shortcut(x), y_area)
+        return nnx.relu(x + y), y_area
+
+
+class ResNet(nnx.Module):
+    """The backbone up to ``last_stage``.
+
+    Args:
+      name: a key of ``ARCHITECTURES``.
+      width: channels of the stem (64 in every published ResNet).
+      last_stage: 'layer4', or 'layer3' for a C4 backbone (stride 16).
+      dilation: the last stage keeps its stride at 1 and dilates instead (DC5 of the paper).
+      stride_in_1x1: the stride of a bottleneck sits in its first 1x1 convolution (Caffe and Keras weights).
+      norm: 'frozen_batch' for pretrained weights (the stem and layer1 are frozen too, as in the original),
+        'group' to train everything from scratch.
+    """
+
+    def __init__(
+        self, name: str, *, width: int = 64, last_stage: str = "layer4", dilation: bool = False,
+        stride_in_1x1: bool = False, norm: str = "frozen_batch", remat: bool = False, rngs: nnx.Rngs
+    ):  # fmt: skip
+        depths, bottleneck = ARCHITECTURES[name]
+        self.remat = remat
+        below = Frozen if norm == "frozen_batch" else nnx.Param
+        self.conv1 = Conv(3, width, 7, 2, kind=below, rngs=rngs)
+        self.norm1 = NORMS[norm](width)
+        self.stages = int(last_stage.removeprefix("layer"))
+        self.stride = 4
+        channels = width
+        for stage in range(1, self.stages + 1):
+            dilated = dilation and stage == self.stages
+            stride = 1 if stage == 1 or dilated else 2
+            blocks = []
+            for index in range(depths[stage - 1]):
+                blocks.append(
+                    Block(
+                        channels, width * 2 ** (stage - 1), bottleneck=bottleneck, stride=stride if index == 0 else 1,
+                        dilation=2 if dilated and index > 0 else 1,  # torchvision dilates only after the first block
+                        stride_in_1x1=stride_in_1x1, norm=norm, kind=below if stage == 1 else nnx.Param, rngs=rngs,
+                    )  # fmt: skip
+                )
+                channels = width * 2 ** (stage - 1) * (4 if bottleneck else 1)
+            self.stride *= stride
+            setattr(self, f"layer{stage}", nnx.List(blocks))
+        self.channels = channels
+
+    def __call__(
+        self, images: Float[Array, "B H W 3"], sizes: Int[Array, "B 2"]
+    ) -> tuple[Float[Array, "B h w C"], Int[Array, "B 2"]]:
+        """Features of the last stage, and the real area of each image in them."""
+        x, area = self.conv1(keep(images, sizes)), halved(sizes)
+        x = keep(nnx.relu(self.norm1(x, area)), area)
+        # Zeros outside are as good as the usual -inf: after the ReLU nothing is smaller.
+        x, area = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]), halved(area)  # fmt: skip  # noqa: E501
+        for stage in range(1, self.stages + 1):
+            for block in getattr(self, f"layer{stage}"):
+                x, area = (jax.checkpoint(block) if self.remat and stage > 1 else block)(x, area)
+        return x, area

@@ -1,0 +1,217 @@
+"""The transformer of DETR (section 3.2 and figure 10 of the paper): positions enter every attention, not the input.
+
+Differences to a textbook transformer, all of the original: queries and keys carry positions, values do not; one final
+norm is shared by all decoder outputs; dropout also falls on attention weights and inside the feed-forward layer.
+Dropout keys are passed in (None: no dropout), so the model holds no random state.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Bool, Float
+
+from detr_jax.structures import Array
+
+
+def symmetric_uniform(bound: float):
+    """An initialiser: uniform in [-bound, bound]."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def linear(fan_in: int, fan_out: int, *, dtype, rngs, bound: float | None = None, zero_bias: bool = False):
+    """A linear layer with torch's default start, +-1/sqrt(fan_in), or a given ``bound`` for the kernel."""
+    default = symmetric_uniform(1 / math.sqrt(fan_in))
+    return nnx.Linear(
+        fan_in,
+        fan_out,
+        kernel_init=default if bound is None else symmetric_uniform(bound),
+        bias_init=nnx.initializers.zeros_init() if zero_bias else default,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, *, dtype, rngs) -> nnx.LayerNorm:
+    """Layer norm with torch's epsilon; its statistics are float32 whatever ``dtype`` is."""
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+def dropout(x: Float[Array, "*b"], rate: float, key: jax.Array | None) -> Float[Array, "*b"]:
+    """Zeroes each element with probability ``rate`` and scales the rest; the identity without a key."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+
+
+def split_key(key: jax.Array | None, count: int):
+    """``count`` keys, or as many times None."""
+    return [None] * count if key is None else jax.random.split(key, count)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention; softmax in float32."""
+
+    def __init__(self, width: int, heads: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs):
+        self.heads, self.dropout_rate = heads, dropout_rate
+        # torch keeps query, key and value in one 3D x D tensor, and Xavier's bound counts all of it.
+        packed, single = math.sqrt(6 / (4 * width)), math.sqrt(6 / (2 * width))
+        self.query = linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.key = linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.value = linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.out = linear(width, width, bound=single, zero_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        queries: Float[Array, "B Q D"],
+        keys: Float[Array, "B S D"],
+        values: Float[Array, "B S D"],
+        key_valid: Bool[Array, "B S"] | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "B Q D"]:
+        def split_heads(x):  # [B n D] -> [B n A D/A]
+            return x.reshape(*x.shape[:2], self.heads, -1)
+
+        q, k, v = split_heads(self.query(queries)), split_heads(self.key(keys)), split_heads(self.value(values))
+        logits = jnp.einsum("bqad,bsad->baqs", q * (q.shape[-1] ** -0.5), k).astype(jnp.float32)
+        if key_valid is not None:  # finite, so that a row without any valid key is uniform instead of NaN
+            logits = jnp.where(key_valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        weights = dropout(jax.nn.softmax(logits).astype(v.dtype), self.dropout_rate, dropout_key)
+        attended = jnp.einsum("baqs,bsad->bqad", weights, v)
+        return self.out(attended.reshape(*queries.shape))
+
+
+class FeedForward(nnx.Module):
+    """Two linear layers with a ReLU between."""
+
+    def __init__(self, width: int, hidden: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs):
+        self.dropout_rate = dropout_rate
+        xavier = math.sqrt(6 / (width + hidden))
+        self.linear1 = linear(width, hidden, bound=xavier, dtype=dtype, rngs=rngs)
+        self.linear2 = linear(hidden, width, bound=xavier, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B n D"], dropout_key: jax.Array | None = None) -> Float[Array, "B n D"]:
+        return self.linear2(dropout(nnx.relu(self.linear1(x)), self.dropout_rate, dropout_key))
+
+
+class Residual(nnx.Module):
+    """x + sublayer(x), normed after the sum as in the original, or before the sublayer with ``pre_norm``."""
+
+    def __init__(self, width: int, dropout_rate: float, pre_norm: bool, *, dtype, rngs: nnx.Rngs):
+        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.dropout_rate, self.pre_norm = dropout_rate, pre_norm
+
+    def __call__(self, x: Float[Array, "B n D"], sublayer, dropout_key: jax.Array | None) -> Float[Array, "B n D"]:
+        if self.pre_norm:
+            return x + dropout(sublayer(self.norm(x)), self.dropout_rate, dropout_key)
+        return self.norm(x + dropout(sublayer(x), self.dropout_rate, dropout_key))
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention over the image's cells, then a feed-forward layer."""
+
+    def __init__(self, width, heads, hidden, dropout_rate, pre_norm, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(width, hidden, dropout_rate, dtype=dtype, rngs=rngs)
+        self.residuals = nnx.List([Residual(width, dropout_rate, pre_norm, dtype=dtype, rngs=rngs) for _ in range(2)])
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        positions: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "B S D"]:
+        keys = split_key(dropout_key, 4)
+        around_attention, around_feed_forward = self.residuals
+        x = around_attention(
+            x, lambda y: self.self_attention(y + positions, y + positions, y, valid, dropout_key=keys[0]), keys[1]
+        )
+        return around_feed_forward(x, lambda y: self.feed_forward(y, keys[2]), keys[3])
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention among the queries, attention into the image, then a feed-forward layer."""
+
+    def __init__(self, width, heads, hidden, dropout_rate, pre_norm, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
+        self.cross_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(width, hidden, dropout_rate, dtype=dtype, rngs=rngs)
+        self.residuals = nnx.List([Residual(width, dropout_rate, pre_norm, dtype=dtype, rngs=rngs) for _ in range(3)])
+
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        query_positions: Float[Array, "B N D"],
+        memory: Float[Array, "B S D"],
+        positions: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "B N D"]:
+        keys = split_key(dropout_key, 6)
+        around_self, around_cross, around_feed_forward = self.residuals
+        x = around_self(
+            x,
+            lambda y: self.self_attention(y + query_positions, y + query_positions, y, dropout_key=keys[0]),
+            keys[1],
+        )
+        x = around_cross(
+            x,
+            lambda y: self.cross_attention(y + query_positions, memory + positions, memory, valid, dropout_key=keys[2]),
+            keys[3],
+        )
+        return around_feed_forward(x, lambda y: self.feed_forward(y, keys[4]), keys[5])
+
+
+class Transformer(nnx.Module):
+    """Encoder and decoder.
+
+    Args:
+      width, heads, hidden: D, A and F of the legend.
+      encoder_layers, decoder_layers: how many of each.
+      pre_norm: norm before each sublayer; the encoder then has a final norm of its own.
+      remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, encoder_layers: int, decoder_layers: int, *, dropout_rate: float,
+        pre_norm: bool = False, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
+    ):  # fmt: skip
+        sizes = (width, heads, hidden, dropout_rate, pre_norm)
+        self.encoder = nnx.List([EncoderLayer(*sizes, dtype=dtype, rngs=rngs) for _ in range(encoder_layers)])
+        self.decoder = nnx.List([DecoderLayer(*sizes, dtype=dtype, rngs=rngs) for _ in range(decoder_layers)])
+        self.encoder_norm = layer_norm(width, dtype=dtype, rngs=rngs) if pre_norm else None
+        self.decoder_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.remat = remat
+
+    def _run(self, layer, *arguments):
+        return (jax.checkpoint(layer) if self.remat else layer)(*arguments)
+
+    def encode(
+        self,
+        x: Float[Array, "B S D"],
+        positions: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "B S D"]:
+        """The encoder's memory of the image."""
+        for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
+            x = self._run(layer, x, positions, valid, key)
+        return x if self.encoder_norm is None else self.encoder_norm(x)
+
+    def decode(
+        self,
+        x: Float[Array, "B N D"],
+        query_positions: Float[Array, "B N D"],
+        memory: Float[Array, "B S D"],
+        positions: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "L B N D"]:
+        """The queries after every decoder layer, normed."""
+        outputs = []
+        for layer, key in zip(self.decoder, split_key(dropout_key, len(self.decoder)), strict=True):
+            x = self._run(layer, x, query_positions, memory, positions, valid, key)
+            outputs.append(self.decoder_norm(x))
+        return jnp.stack(outputs)

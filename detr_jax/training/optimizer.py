@@ -1,0 +1,74 @@
+"""AdamW with a learning rate per group of parameters and the schedules of the paper; a function of the step alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Arrays = dict[str, jax.Array]
+Schedule = Callable[[jax.Array | int], jax.Array]
+
+
+def group_of(name: str) -> str:
+    """The group a parameter belongs to: the backbone learns more slowly than the rest."""
+    return "backbone" if name.startswith("backbone/") else "rest"
+
+
+class LearningRates(NamedTuple):
+    """Peak learning rate of each group."""
+
+    rest: float
+    backbone: float
+
+
+def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0, floor: float = 0.01) -> Schedule:
+    """Factor on the learning rates at a step, in [0, 1].
+
+    'step' multiplies by 0.1 at every multiple of ``drop_step`` (torch's StepLR, as in the original); 'cosine' falls to
+    ``floor`` at ``total_steps``; 'constant' stays at 1. A linear warm-up of ``warmup_steps`` comes first with all.
+    """
+    shapes = {
+        "step": lambda step: 0.1 ** jnp.floor(step / drop_step),
+        "cosine": lambda step: floor
+        + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / max(total_steps, 1), 0, 1))),
+        "constant": lambda step: jnp.ones(()),
+    }
+    if kind not in shapes:
+        raise ValueError(f"unknown schedule {kind!r}; choose from {sorted(shapes)}")
+
+    def factor(step):
+        step = jnp.asarray(step, jnp.float32)
+        return shapes[kind](step) * jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
+
+    return factor
+
+
+def adamw(rates: LearningRates, factor: Schedule, weight_decay: float, b2: float = 0.999) -> optax.GradientTransformation:
+    """torch's AdamW: decay acts on every parameter, biases and norms included, and is scaled by the group's rate."""
+
+    def scale_by_rate() -> optax.GradientTransformation:
+        def update(updates: Arrays, state: optax.ScaleByScheduleState, params=None):
+            now = factor(state.count)
+            rate = rates._asdict()
+            scaled = {name: -rate[group_of(name)] * now * update for name, update in updates.items()}
+            return scaled, optax.ScaleByScheduleState(state.count + 1)
+
+        return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+
+    return optax.chain(
+        optax.scale_by_adam(b1=0.9, b2=b2, eps=1e-8), optax.add_decayed_weights(weight_decay), scale_by_rate()
+    )
+
+
+def clip(gradients: Arrays, max_norm: float) -> tuple[Arrays, jax.Array]:
+    """Gradients scaled to a global norm of at most ``max_norm`` (0: as they are), and their norm before.
+
+    As in torch the divisor is norm + 1e-6. optax's own clipping would compute the norm a second time for the log.
+    """
+    norm = optax.global_norm(gradients)
+    if max_norm <= 0:
+        return gradients, norm
+    scale = jnp.minimum(max_norm / (norm + 1e-6), 1.0)
+    return {name: gradient * scale for name, gradient in gradients.items()}, norm

@@ -1,0 +1,72 @@
+"""Devices and hosts: one mesh ('data', 'fsdp'), one code path from a laptop to a pod."""
+
+import math
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
+
+
+def start_hosts() -> None:
+    """Joins the other hosts of a pod or a Slurm job, when the environment names any; a single host does nothing.
+
+    Cloud TPU and Slurm are found by JAX itself; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID in each process.
+    """
+    tpu_hosts = [host for host in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+    slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize(
+            coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
+            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+            process_id=int(os.environ["JAX_PROCESS_ID"]),
+        )
+    elif len(tpu_hosts) > 1 or slurm_tasks > 1:
+        jax.distributed.initialize()
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+    """All devices of all hosts: ``fsdp`` of them share one copy of the state, the batch is split over all.
+
+    Raises ValueError when ``fsdp`` does not divide the number of devices.
+    """
+    devices = jax.device_count()
+    if devices % fsdp:
+        raise ValueError(f"train.fsdp is {fsdp}, which does not divide the {devices} devices")
+    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Images are split over every device."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(mesh: Mesh, state):
+    """The sharding of every array of a state: large ones are split over 'fsdp' along their longest divisible axis."""
+    parts = mesh.shape["fsdp"]
+
+    def of(leaf) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
+        if parts == 1 or math.prod(leaf.shape) < SMALLEST_SHARDED or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(of, state)
+
+
+def on_host(tree):
+    """A tree of arrays as numpy, also where each host holds only a part."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
+    gathered = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.device_get(gathered)

@@ -1,0 +1,155 @@
+"""One training step as a pure function of (state, batch); everything random follows from the step number."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from detr_jax.models.network import Arrays, Network
+from detr_jax.structures import Batch, Predictions
+from detr_jax.training import losses, matcher, optimizer
+
+
+class TrainState(NamedTuple):
+    """Everything that a checkpoint must hold to go on bit for bit."""
+
+    step: jax.Array
+    params: Arrays  # trained
+    frozen: Arrays
+    optimizer: optax.OptState
+    average: Arrays  # exponential moving average of ``params``; empty when it is off
+    skipped: jax.Array  # steps left out because a number was not finite
+    skipped_in_a_row: jax.Array
+
+    @property
+    def best_params(self) -> Arrays:
+        """The arrays to evaluate with: averaged ones where there are any."""
+        return {**self.params, **self.average, **self.frozen}
+
+
+class Recipe(NamedTuple):
+    """The settings of a step; all are fixed when it is compiled."""
+
+    cost_weights: matcher.CostWeights
+    loss_weights: losses.LossWeights
+    no_object_weight: float
+    auxiliary: bool  # losses after every decoder layer, not only the last
+    normalizer_groups: int  # see losses.normalizers
+    clip_norm: float
+    accum_steps: int
+    average_decay: float  # of the moving average; 0 is off
+    seed: int
+
+
+def init_state(arrays: Arrays, network: Network, freeze: tuple[str, ...], tx, average_decay: float) -> TrainState:
+    """The state before step 0, for freshly initialised or loaded ``arrays``."""
+    params, frozen = network.partition(arrays, freeze)
+    zero = jnp.zeros([], jnp.int32)
+    average = {name: array.copy() for name, array in params.items()} if average_decay else {}
+    return TrainState(zero, params, frozen, tx.init(params), average, zero, zero)
+
+
+def _micro_batches(batch: Batch, count: int) -> Batch:
+    """[B ...] -> [count B/count ...], every micro-batch strided over the batch so that no image changes its device."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+
+
+def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe, mesh=None):
+    """Gradient of the loss over the whole batch, and sums for the log.
+
+    Returns:
+      (gradients by name, {loss name: [L]}, losses.Errors, matcher figures). With ``accum_steps`` > 1 they are those of
+      one big batch: terms are divided by counts of the whole batch and added up.
+    """
+    num_queries = network.shapes["query_positions"].shape[0]
+    divisors = losses.normalizers(batch.targets, num_queries, recipe.no_object_weight, recipe.normalizer_groups)
+    # 'rbg' is the hardware generator: cheaper than threefry, and dropout is asked for a dozen times a layer.
+    step_key = jax.random.fold_in(jax.random.key(recipe.seed, impl="rbg"), state.step)
+
+    def loss(params: Arrays, images: Batch, index):
+        key = jax.random.fold_in(step_key, index)
+        predictions = network.apply({**params, **state.frozen}, images.images, images.sizes, key)
+        if not recipe.auxiliary:
+            predictions = Predictions(predictions.logits[-1:], predictions.boxes[-1:])
+        matches = matcher.match(predictions, images.targets, recipe.cost_weights, mesh)
+        terms = losses.losses(
+            predictions, images.targets, matches.query_of_target, divisors, recipe.no_object_weight
+        )
+        figures = {"matcher_turns": jnp.max(matches.turns), "matcher_nonfinite": jnp.sum(matches.nonfinite)}
+        errors = losses.errors(predictions, images.targets, matches.query_of_target)
+        return losses.total(terms, recipe.loss_weights), (terms, errors, figures)
+
+    def one(images: Batch, index):
+        grads, logged = jax.grad(loss, has_aux=True)(state.params, images, index)
+        return grads, *logged
+
+    if recipe.accum_steps == 1:
+        return one(batch, 0)
+    parts = _micro_batches(batch, recipe.accum_steps)
+    first = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    indices = jnp.arange(recipe.accum_steps)
+
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, one(*part)), None
+
+    return lax.scan(add, zeros, (parts, indices))[0]
+
+
+def log_names(terms: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """{'loss_ce': [L]} -> the original's names: 'loss_ce_0' ... for the auxiliary layers, 'loss_ce' for the last."""
+    named = {}
+    for name, values in terms.items():
+        for layer in range(values.shape[0]):
+            last = layer == values.shape[0] - 1
+            named[name if last else f"{name}_{layer}"] = values[layer]
+    return named
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, network: Network, tx: optax.GradientTransformation, recipe: Recipe, mesh=None
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step; returns the new state and scalars for the log.
+
+    If the loss or the gradient norm is not finite, parameters, optimizer and average stay as they were, and the step is
+    counted: one bad batch costs one step, not a run.
+    """
+    grads, terms, errors, figures = gradients(state, batch, network, recipe, mesh)
+    total = losses.total(terms, recipe.loss_weights)
+    grads, norm = optimizer.clip(grads, recipe.clip_norm)
+    updates, opt_state = tx.update(grads, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = {
+        name: recipe.average_decay * old + (1 - recipe.average_decay) * params[name]
+        for name, old in state.average.items()
+    }
+
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    params, opt_state, average = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state, average),
+        (state.params, state.optimizer, state.average),
+    )
+    skipped = (~finite).astype(jnp.int32)
+    figures_of_errors = errors.figures()
+    metrics = {
+        "loss": total,
+        **log_names(terms),
+        "class_error": figures_of_errors["class_error"],
+        **log_names({"cardinality_error": figures_of_errors["cardinality_error"]}),
+        "grad_norm": norm,
+        **figures,
+        "skipped": skipped,
+    }
+    new_state = TrainState(
+        state.step + 1,
+        params,
+        state.frozen,
+        opt_state,
+        average,
+        state.skipped + skipped,
+        jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+    return new_state, metrics

@@ -21,6 +21,8 @@ def decode(image: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarra
     unless only the rotated image has that size. Raises ValueError, which says what is wrong with the file.
     """
     try:
+        if simplejpeg.decode_jpeg_header(image)[2] not in ("YCbCr", "RGB", "Gray"):
+            raise ValueError("CMYK, which simplejpeg converts otherwise than Pillow")
         pixels = simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False, strict=True)
     except ValueError:
         pixels = _pillow_pixels(_open(image))

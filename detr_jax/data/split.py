@@ -1,0 +1,142 @@
+"""One split of a prepared dataset, read by random access and without TensorFlow."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float32, Int32
+
+from detr_jax.data import coco_json, index, stock_coco
+from detr_jax.program import UserError
+
+
+class Record(NamedTuple):
+    """One image as it lies on disk, with its training targets."""
+
+    image: bytes  # the JPEG or PNG file, letter for letter
+    image_id: int
+    file_name: str
+    boxes_xyxy_pixels: Float32[np.ndarray, "n 4"]
+    labels: Int32[np.ndarray, " n"]  # contiguous
+
+
+class Split:
+    """``split[i]`` is the Record of the i-th image in ascending image id, whatever the order on disk.
+
+    Safe to read from many threads. Pickled as its address: a worker process opens its own files.
+
+    Attributes:
+        name: as it was asked for: "train", "val", "train[:8]", ...
+        categories: the classes of the dataset.
+        image_ids: int64 [M].
+        sizes: int32 [M, 2], the (height, width) that the boxes refer to.
+        target_counts: int32 [M], how many boxes train.
+    """
+
+    def __init__(self, data_dir: str, dataset: str, name: str):
+        self._address = data_dir, dataset, name
+        self.name = name
+        base, rows = _slice(name)
+        folder = _folder(data_dir, dataset)
+        builder = tfds.builder_from_directory(folder)
+        base = _choose(base, list(builder.info.splits), f"{dataset} in {data_dir}")
+        self._records = builder.as_data_source(base, decoders={"image": tfds.decode.SkipDecoding()})
+
+        self._id_of_label = None  # of tfds' own coco/2017 only
+        sidecars = folder
+        if "objects" in builder.info.features:
+            self._id_of_label = stock_coco.id_of_label(builder.info.features)
+            sidecars = _writable(folder)
+            if not (sidecars / f"index_{base}.npz").exists():
+                stock_coco.write_sidecars(builder, base, sidecars)
+        self._annotations_path = sidecars / f"annotations_{base}.json"
+        table = json.loads((sidecars / "categories.json").read_text(encoding="utf-8"))
+        self.categories = coco_json.categories({"categories": table})
+        columns = index.load(sidecars / f"index_{base}.npz")
+        self.image_ids, self.sizes, self.target_counts, self._positions = (column[rows] for column in columns)
+        if not len(self):
+            raise UserError(f"split {name!r} of {dataset} is empty: it has {len(columns.image_ids)} images")
+
+    def __reduce__(self):
+        return Split, self._address
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, row: int) -> Record:
+        example = self._records[int(self._positions[row])]
+        height, width = self.sizes[row].tolist()
+        if self._id_of_label:
+            annotations = stock_coco.annotations(example, (height, width), self._id_of_label)
+        else:
+            annotations = json.loads(example["annotations"])
+        image = {"height": height, "width": width}
+        boxes, labels = coco_json.training_targets(image, annotations, self.categories)
+        name = example["image/filename"].decode()
+        return Record(example["image"], int(example["image/id"]), name, boxes, labels)
+
+    def ground_truth(self) -> dict:
+        """The COCO annotations of these images, crowds included, with every field that pycocotools needs.
+
+        They come from the original file; for ``coco/2017`` see ``stock_coco`` (areas without their fraction).
+        """
+        sizes = dict(zip(self.image_ids.tolist(), map(tuple, self.sizes.tolist()), strict=True))
+        return coco_json.for_evaluation(coco_json.read(self._annotations_path), sizes)
+
+
+def open_split(data_dir: str | os.PathLike, name: str, split: str) -> Split:
+    """Opens a split of DATA_DIR/NAME, which ``dataset prepare`` or tfds (``coco/2017``) wrote.
+
+    Args:
+        data_dir: the folder of all prepared datasets.
+        name: of the dataset.
+        split: "train", "val", ...; "val" and "validation" are the same; "train[:8]" is its first 8 images by id.
+
+    Raises:
+        UserError: no such dataset or split; the message lists those that exist.
+    """
+    return Split(os.fspath(data_dir), name, split)
+
+
+def _slice(name: str) -> tuple[str, slice]:
+    match = re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", name)
+    if not match:
+        raise UserError(f"{name!r} is no split: write it like train, val or train[:100]")
+    first, last = (int(group) if group else None for group in match.groups()[1:])
+    return match[1], slice(first, last)
+
+
+def _folder(data_dir: str, dataset: str) -> Path:
+    """DATA_DIR/DATASET/VERSION, the newest version that is complete."""
+    root = Path(data_dir).expanduser()
+    complete = [path.parent for path in (root / dataset).glob("*.*.*/dataset_info.json")]
+    versions = [path for path in complete if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    if not versions:
+        others = sorted({str(path.parents[1].relative_to(root)) for path in root.glob("**/[0-9]*/dataset_info.json")})
+        raise UserError(
+            f"no prepared dataset {dataset!r} in {root} (there is {', '.join(others) or 'none'}): make it with "
+            f"python -m detr_jax.dataset prepare --name={dataset} --data_dir={root} --root=FOLDER"
+        )
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+
+
+def _choose(split: str, existing: list[str], where: str) -> str:
+    alias = {"val": "validation", "validation": "val"}.get(split, split)
+    for candidate in (split, alias):
+        if candidate in existing:
+            return candidate
+    raise UserError(f"no split {split!r} in dataset {where}: choose from {', '.join(sorted(existing))}")
+
+
+def _writable(folder: Path) -> Path:
+    """The folder itself, or one of ours where a dataset is shared and cannot be written to."""
+    if os.access(folder, os.W_OK):
+        return folder
+    return (
+        Path("~/.cache/detr_jax").expanduser() / hashlib.sha256(os.fspath(folder.resolve()).encode()).hexdigest()[:16]
+    )

@@ -128,8 +128,10 @@ class Block(nnx.Module):
                       (width, channels_out, 1, 1, 1)]  # fmt: skip
         else:
             layers = [(channels_in, width, 3, stride, dilation), (width, width, 3, 1, dilation)]
-        self.convs = nnx.List([Conv(*layer, kind=kind, rngs=rngs) for layer in layers])
-        self.norms = nnx.List([NORMS[norm](layer[1]) for layer in layers])
+        self.depth = len(layers)
+        for number, layer in enumerate(layers, start=1):  # conv1, norm1, conv2, ...: torchvision's names
+            setattr(self, f"conv{number}", Conv(*layer, kind=kind, rngs=rngs))
+            setattr(self, f"norm{number}", NORMS[norm](layer[1]))
         reshaped = stride > 1 or channels_in != channels_out
         self.shortcut = Conv(channels_in, channels_out, 1, stride, kind=kind, rngs=rngs) if reshaped else None
         self.shortcut_norm = NORMS[norm](channels_out) if reshaped else None
@@ -137,8 +139,9 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]):
         """The block's output and its area."""
         y, y_area = x, area
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            if conv is not self.convs[0]:
+        for number in range(1, self.depth + 1):
+            conv, norm = getattr(self, f"conv{number}"), getattr(self, f"norm{number}")
+            if number > 1:
                 y = nnx.relu(y)
             if conv.kernel.shape[0] > 1:
                 y = keep(y, y_area)

@@ -1,0 +1,210 @@
+"""Checkpoints of a run: written in the background by orbax, committed atomically, with checksums that are verified.
+
+orbax restores a file with a flipped bit without a word, so every checkpoint carries a digest of its files, written just
+before it is committed. A damaged one is set aside with a message and the one before it is used.
+
+    checkpoints/<step>/model/      every array of the model by name
+    checkpoints/<step>/averaged/   the moving average, when there is one
+    checkpoints/<step>/progress/   optimizer, step and counters
+    checkpoints/<step>/info/       the run's config and categories as JSON
+    checkpoints/best               link to the step with the highest AP
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from detr_jax.program import UserError
+
+CHECKSUMS = "checksums.json"
+BEST = "best"
+
+
+class Stored(NamedTuple):
+    """What a checkpoint holds."""
+
+    model: dict[str, Any]  # name -> array
+    averaged: dict[str, Any]  # empty without a moving average
+    progress: Any
+    info: dict
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Digest of every file below ``folder`` that orbax does not touch when it commits."""
+    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files
+    }
+
+
+def damage(folder: Path) -> str | None:
+    """Why a checkpoint cannot be trusted, in a few words, or None when every file is as it was written."""
+    try:
+        wanted = json.loads((folder / CHECKSUMS).read_text())
+    except (OSError, ValueError):
+        return f"{CHECKSUMS} is missing or unreadable"
+    found = _digests(folder)
+    for name, digest in wanted.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the committed checkpoints in ``folder``, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | None:
+    """The last step whose files are intact; damaged ones above it are set aside as ``damaged-<step>``, each with a word.
+
+    Only one process of a run may call it.
+    """
+    for step in reversed(steps(folder)):
+        reason = damage(folder / str(step))
+        if reason is None:
+            return step
+        aside = folder / f"damaged-{step}"
+        number = 1
+        while aside.exists():
+            aside, number = folder / f"damaged-{step}.{number}", number + 1
+        (folder / str(step)).rename(aside)
+        say(f"checkpoint {step} is damaged ({reason}); it was moved to {aside.name}, the one before it is used")
+    return None
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      folder: ``<workdir>/checkpoints``.
+      keep: how many of the newest to keep, besides the best.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._pending: tuple[int, bool] = (-1, False)  # step being written, and whether it is the best so far
+        keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(max(keep, 1)),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["AP"], n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True,  # of a save that was killed
+                preservation_policy=keep_newest_and_best,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
+            ),
+        )
+        best = self.folder / BEST
+        self.best_score = -np.inf
+        if (best / "info").is_dir():
+            self.best_score = read_info(best)["AP"] or -np.inf
+
+    def save(self, step: int, stored: Stored, score: float | None = None) -> None:
+        """Copies the arrays from the device and returns; a thread writes and commits them.
+
+        ``score`` (AP) takes part in the choice of the best. A step that is already there is not written again.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._manager.wait_until_finished()
+        self._pending = (step, score is not None and score > self.best_score)
+        if self._pending[1]:
+            self.best_score = score
+        items = {
+            "model": ocp.args.StandardSave(stored.model),
+            "progress": ocp.args.StandardSave(stored.progress),
+            "info": ocp.args.JsonSave({**stored.info, "step": step, "AP": score}),
+        }
+        if stored.averaged:
+            items["averaged"] = ocp.args.StandardSave(stored.averaged)
+        self._manager.save(
+            step, args=ocp.args.Composite(**items), metrics=None if score is None else {"AP": float(score)}
+        )
+
+    def _before_commit(self) -> None:
+        """Runs when all files of a checkpoint are written and before orbax renames its folder."""
+        if jax.process_index():
+            return
+        step, is_best = self._pending
+        (writing,) = self.folder.glob(f"{step}.orbax-checkpoint-tmp*")
+        (writing / CHECKSUMS).write_text(json.dumps(_digests(writing)))
+        if is_best:
+            link = self.folder / f".{BEST}.{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(str(step))
+            link.replace(self.folder / BEST)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def read_info(folder: Path) -> dict:
+    """The JSON beside the arrays of one checkpoint (a step's folder)."""
+    return json.loads((folder / "info" / "metadata").read_text())
+
+
+def read_arrays(folder: Path, item: str, like: Any) -> Any:
+    """One item ('model', 'averaged', 'progress') of a checkpoint; ``like`` gives shapes, dtypes and shardings.
+
+    Raises UserError when the checkpoint holds other arrays than ``like``.
+    """
+    checkpointer = ocp.StandardCheckpointer()
+    try:
+        return checkpointer.restore(folder.absolute() / item, like)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"checkpoint {folder} does not fit this model ({str(error).splitlines()[0][:200]}); "
+            "use the config of the run that wrote it, or --config.init_from to load what fits"
+        ) from error
+
+
+def shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every array of an item, without reading it."""
+    metadata = ocp.StandardCheckpointer().metadata(folder.absolute() / item).item_metadata
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in dict(metadata).items()}
+
+
+def find(path: str | Path) -> Path:
+    """The folder of one checkpoint, given a workdir (its best, else its last), a ``checkpoints`` folder or the step itself.
+
+    Raises UserError when there is none, or when it is damaged.
+    """
+    path = Path(path)
+    for root in (path / "checkpoints", path):
+        if (root / BEST / "info").is_dir():
+            folder = (root / BEST).resolve()
+        elif steps(root):
+            folder = root / str(steps(root)[-1])
+        else:
+            continue
+        break
+    else:
+        folder = path
+    if not (folder / "info" / "metadata").is_file():
+        exists = "holds no checkpoint" if path.exists() else "does not exist"
+        raise UserError(f"{path} {exists}; pass a workdir of detr_jax.train or one of its checkpoints/<step> folders")
+    reason = damage(folder)
+    if reason:
+        raise UserError(f"checkpoint {folder} is damaged ({reason}); pass another of the steps beside it")
+    return folder

@@ -1,0 +1,135 @@
+"""DETR's augmentation, as geometry decided beforehand (a ``View``) and then applied to the pixels.
+
+The original's recipe: flip; then either resize, or resize, crop and resize. Deciding first, for all images of an epoch
+at once and without reading them, is what lets the plan sort images by their final size and repeat any step exactly.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+
+
+class Augmentation(NamedTuple):
+    """The settings of the recipe; the defaults are the original's for training. Lengths are pixels."""
+
+    scales: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # of the short side
+    max_size: int = 1333  # of the long side; wins over the scale
+    flip: float = 0.5  # probability of mirroring left and right
+    crop: float = 0.5  # probability of resizing and cropping before the final resize
+    crop_scales: tuple[int, ...] = (400, 500, 600)  # of the short side before the crop, whatever the long side
+    crop_min: int = 384  # of each side of the crop, drawn independently
+    crop_max: int = 600
+
+
+def evaluation(scale: int = 800, max_size: int = 1333) -> Augmentation:
+    """The settings under which every draw gives the one view for evaluation: resized, nothing else."""
+    return Augmentation(scales=(scale,), max_size=max_size, flip=0.0, crop=0.0)
+
+
+class View(NamedTuple):
+    """How an image is looked at: flip, resize, crop, resize to ``size``; for one image, or many along a leading axis.
+
+    A step left out is a step that changes nothing: ``resize`` to the image's own size, ``crop`` of all of it.
+    """
+
+    flip: Bool[np.ndarray, "*n"]
+    resize: Int[np.ndarray, "*n 2"]  # (height, width)
+    crop: Int[np.ndarray, "*n 4"]  # (top, left, height, width), in pixels of the resized image
+    size: Int[np.ndarray, "*n 2"]  # (height, width) of the result
+
+    def take(self, rows: np.ndarray | slice | int) -> "View":
+        """The views of these images (whatever selects from an array), or the view of one."""
+        return View(*(field[rows] for field in self))
+
+
+DRAWS = 8  # uniform numbers that decide one view: flip, crop or not, 2 scales, height, width, top and left of the crop
+SLIMMEST = 20  # images more elongated than this are never cropped: 600 pixels across could be gigabytes along
+
+
+def views(sizes: Int[np.ndarray, "M 2"], uniforms: Float[np.ndarray, "M 8"], settings: Augmentation) -> View:
+    """The views of images of these (height, width), decided by ``DRAWS`` numbers in [0, 1) each.
+
+    Only such numbers enter, and each image has its own, so a view depends neither on the other images nor on how the
+    work is divided.
+    """
+    flip, crop, crop_scale, scale, height, width, top, left = uniforms.T
+    resized = resized_sizes(sizes, _pick(settings.crop_scales, crop_scale))
+    least = np.minimum(settings.crop_min, resized)
+    most = np.minimum(settings.crop_max, resized)
+    extent = least + _below(np.stack([height, width], axis=1), most - least + 1)
+    corner = _below(np.stack([top, left], axis=1), resized - extent + 1)
+
+    cropped = (crop < settings.crop) & (sizes.max(axis=1) <= SLIMMEST * sizes.min(axis=1))
+    resized = np.where(cropped[:, None], resized, sizes)
+    extent = np.where(cropped[:, None], extent, sizes)
+    corner = np.where(cropped[:, None], corner, 0)
+    final = resized_sizes(extent, _pick(settings.scales, scale), settings.max_size)
+    box = np.concatenate([corner, extent], axis=1)
+    return View(flip < settings.flip, resized.astype(np.int32), box.astype(np.int32), final.astype(np.int32))
+
+
+def _below(uniforms, limits):
+    """Integers in [0, limit): the uniform number decides which."""
+    return np.floor(uniforms * limits).astype(np.int64)
+
+
+def _pick(choices: tuple[int, ...], uniforms):
+    return np.array(choices)[_below(uniforms, len(choices))]
+
+
+def resized_sizes(
+    sizes: Int[np.ndarray, "M 2"], scales: Int[np.ndarray, " M"], max_size: int | None = None
+) -> Int[np.ndarray, "M 2"]:
+    """(height, width) once the short side is ``scale``, or less where the long side would exceed ``max_size``.
+
+    Rounds exactly as the original does: the limited short side to the nearest, the long side down.
+    """
+    short, long = sizes.min(axis=1), sizes.max(axis=1)
+    if max_size is not None:
+        limited = np.maximum(np.rint(max_size * short / long), 1).astype(np.int64)
+        scales = np.where(long / short * scales > max_size, limited, scales)
+    return scales[:, None] * sizes // short[:, None]
+
+
+def apply(
+    image: UInt8[np.ndarray, "h w 3"],
+    boxes_xyxy_pixels: Float[np.ndarray, "n 4"],
+    labels: Int[np.ndarray, " n"],
+    view: View,
+) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"], Int[np.ndarray, " m"]]:
+    """The image and its objects as the view shows them.
+
+    Pixels are Pillow's (antialiased bilinear, 8 bits after each step), as in the original. Boxes are cut at the border
+    of the crop, and an object with nothing left inside is dropped; they come back as (cx, cy, w, h) in [0, 1].
+    """
+    picture = Image.fromarray(image)
+    if view.flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        x0, y0, x1, y1 = boxes_xyxy_pixels.T
+        boxes_xyxy_pixels = np.stack([picture.width - x1, y0, picture.width - x0, y1], axis=1)
+
+    top, left, height, width = (int(number) for number in view.crop)
+    boxes = boxes_xyxy_pixels * _wh_wh(view.resize[::-1] / np.array(picture.size)) - _wh_wh([left, top])
+    boxes = np.clip(boxes, 0, _wh_wh([width, height]))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    boxes = boxes[inside] / _wh_wh([width, height])
+    boxes = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+    picture = _resize(picture, view.resize)
+    if picture.size != (width, height):
+        picture = picture.crop((left, top, left + width, top + height))
+    picture = _resize(picture, view.size)
+    pixels = np.frombuffer(picture.tobytes(), np.uint8)  # what np.asarray(picture) gives, in a tenth of its time
+    return pixels.reshape(picture.height, picture.width, 3), boxes, labels[inside]
+
+
+def _resize(picture: Image.Image, size) -> Image.Image:
+    height, width = (int(number) for number in size)
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _wh_wh(pair):
+    """(x, y) -> (x, y, x, y) in float32, to stand against the corners of boxes."""
+    return np.tile(np.asarray(pair, np.float32), 2)

@@ -1,0 +1,145 @@
+"""Pictures of numbers: precision over recall, and how a training went.
+
+Figures are objects of their own (no pyplot), so they may be drawn in any thread and never open a window.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from detr_jax import files
+from detr_jax.program import UserError
+
+RECALL = np.linspace(0.0, 1.0, 101)  # COCO's recall levels
+MOST_CURVES = 12  # classes with a curve of their own; more cannot be told apart
+PANELS = {  # title: the keys of a row that are drawn
+    "loss": ("loss", "test_loss"),
+    "loss terms, last decoder layer": ("loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice"),
+    "box AP": ("AP", "AP50", "AP75"),
+    "class error (%)": ("class_error", "test_class_error"),
+    "learning rate": ("lr",),
+    "gradient norm": ("grad_norm",),
+}
+LOGARITHMIC = {"loss", "loss terms, last decoder layer", "learning rate", "gradient norm"}
+
+
+def pr_curve(metrics, path: str | os.PathLike) -> None:
+    """Draws precision over recall of a ``CocoMetrics``: the mean over classes, and each class if they are few."""
+    with_objects = [k for k, row in enumerate(metrics.classes) if row.objects]
+    several = 1 < len(with_objects) <= MOST_CURVES
+    figure = Figure(figsize=(12 if several else 6.5, 5), layout="constrained")
+    panels = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
+
+    if with_objects:
+        curves = np.maximum(metrics.precision[:, :, with_objects], 0.0)
+        mean = curves.mean(axis=-1)  # [IoU, recall]
+        panels[0].plot(RECALL, mean.mean(axis=0), "black", lw=2.5, label=f"IoU 0.50:0.95   AP {metrics.AP:.3f}")
+        panels[0].plot(RECALL, mean[0], label=f"IoU 0.50   AP50 {metrics.AP50:.3f}")
+        panels[0].plot(RECALL, mean[5], label=f"IoU 0.75   AP75 {metrics.AP75:.3f}")
+        panels[0].set_title(f"mean over {len(with_objects)} {'class' if len(with_objects) == 1 else 'classes'}")
+    else:
+        _say(panels[0], "no objects in the ground truth")
+    if several:
+        for i, k in enumerate(with_objects):
+            label = f"{metrics.classes[k].name}   AP50 {metrics.classes[k].AP50:.3f}"
+            panels[1].plot(RECALL, curves[0, :, i], "-" if i < 10 else "--", label=label)  # colours repeat after ten
+        panels[1].set_title("each class at IoU 0.50")
+    for panel in panels:
+        panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
+        panel.grid(alpha=0.3)
+        if panel.lines:
+            panel.legend(loc="best", fontsize=9)
+    _save(figure, path)
+
+
+def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
+    """Draws loss, loss terms, AP, class error, learning rate and gradient norm over steps.
+
+    Args:
+        rows: rows of ``metrics.jsonl`` or of ``read_original_log``; a row need not have every key, and a value that
+            is missing, null or not finite leaves a gap.
+        path: the picture to write.
+    """
+    rows = [_with_ap(row) for row in rows]
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    panels = figure.subplots(2, 3, sharex=True)
+    for panel, (title, keys) in zip(panels.flat, PANELS.items(), strict=True):
+        for key in keys:
+            points = np.array([(row["step"], row[key]) for row in rows if _is_number(row.get(key))], float)
+            if len(points):
+                _draw(panel, *points.T, label=key, smooth=key != "lr")
+        panel.set_title(title, fontsize=11)
+        panel.grid(alpha=0.3)
+        if not panel.lines:
+            _say(panel, "no values")
+        elif title in LOGARITHMIC and all((np.asarray(line.get_ydata()) > 0).all() for line in panel.lines):
+            panel.set_yscale("log")
+        if len(keys) > 1 and panel.lines:
+            panel.legend(fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("step")
+    _save(figure, path)
+
+
+def _with_ap(row: dict) -> dict:
+    numbers = row.get("coco_eval_bbox")
+    return row if numbers is None else {**row, "AP": numbers[0], "AP50": numbers[1], "AP75": numbers[2]}
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _draw(panel: Axes, steps: np.ndarray, values: np.ndarray, label: str, smooth: bool) -> None:
+    """One curve; a long noisy one pale, with its centred running mean over 2 % of the points on top."""
+    color = f"C{len(panel.get_legend_handles_labels()[1])}"
+    window = len(values) // 50 if smooth else 1
+    if window < 2:
+        panel.plot(steps, values, color=color, marker="o" if len(values) < 30 else "", markersize=3, label=label)
+        return
+    panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+    means = np.convolve(values, np.full(window, 1 / window), mode="valid")
+    panel.plot(steps[window // 2 :][: len(means)], means, color=color, label=label)
+
+
+def _say(panel: Axes, text: str) -> None:
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color="grey")
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    with files.replacing(path) as sibling:
+        figure.savefig(sibling, dpi=100)
+
+
+def read_original_log(path: str | os.PathLike, steps_per_epoch: int = 1) -> list[dict]:
+    """The ``log.txt`` of facebookresearch/detr as rows like those of ``metrics.jsonl``.
+
+    One row an epoch, at the step that ended it. ``train_`` is taken off the keys; ``test_loss`` and the other
+    numbers of the validation set keep ``test_``, but for ``coco_eval_bbox`` and the like. Terms of the loss are the
+    unweighted ones, which the original logs as ``..._unscaled``, as in our own rows.
+
+    Raises:
+        UserError: there is no such file, or it is not such a log.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no log at {path}; give the log.txt of a training with facebookresearch/detr")
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            logged = json.loads(line)
+            row = {"step": (logged["epoch"] + 1) * steps_per_epoch}
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f"line {number} of {path} is no row of the original's log.txt (JSON with an epoch)"
+            ) from None
+        row |= {key.removeprefix("train_").replace("test_coco", "coco"): value for key, value in logged.items()}
+        for key in [key for key in row if key.endswith("_unscaled")]:
+            row[key.removesuffix("_unscaled")] = row.pop(key)
+        rows.append(row)
+    return rows

@@ -1,0 +1,51 @@
+"""From what the model says of every query to what was found in an image: the original's rule.
+
+Softmax over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries
+are kept, also those whose likeliest class is no-object (worth about 2 AP, DETR paper section 4): no threshold, no
+suppression of duplicates, no clipping at the edge of the image. Source: ``PostProcess`` of facebookresearch/detr.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from detr_jax import boxes as box_ops
+from detr_jax.structures import Array, Categories, Detections
+
+
+def top_class(
+    logits: Float[Array, "*b N K_plus_1"], boxes: Float[Array, "*b N 4"]
+) -> tuple[Float[Array, "*b N"], Int[Array, "*b N"], Float[Array, "*b N 4"]]:
+    """Score and label (0..K-1) of the best real class of each query, and its box as corners in [0, 1].
+
+    Float32 whatever the model's precision, with or without ``jax.jit``.
+    """
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]  # no-object is the last class
+    labels = probabilities.argmax(axis=-1)
+    return probabilities.max(axis=-1), labels, box_ops.to_xyxy(boxes.astype(jnp.float32))
+
+
+def detections(
+    scores: Float[Array, " N"],
+    labels: Int[Array, " N"],
+    boxes_xyxy: Float[Array, "N 4"],
+    size: tuple[int, int],
+    categories: Categories,
+) -> Detections:
+    """What was found in one image, best first, in pixels of the original image.
+
+    Args:
+        scores, labels, boxes_xyxy: of ``top_class``, for one image.
+        size: (height, width) of the original image in pixels, not of the resized one.
+        categories: the classes that the labels count.
+    """
+    height, width = size
+    best_first = np.argsort(-np.asarray(scores), kind="stable")
+    scale = np.array([width, height, width, height], np.float32)
+    return Detections(
+        boxes_xyxy=np.asarray(boxes_xyxy, np.float32)[best_first] * scale,
+        scores=np.asarray(scores)[best_first],
+        labels=np.asarray(labels)[best_first],
+        categories=categories,
+    )

@@ -1,0 +1,264 @@
+"""The files that tell what a run does; nothing else writes them.
+
+    config.json    the settings of the run
+    run.json       every start of it: when, with which command, versions, devices
+    train.log      what a person reads, one line a row
+    metrics.jsonl  one JSON object a row; a number that is not finite is null, for JSON has no NaN
+    metrics.csv    the same rows as a table
+    tb/            the same rows for TensorBoard
+    curves.png     the same rows as a picture
+
+A training row has ``step``, ``loss`` and whatever else the step measures; an evaluation row has ``step`` and
+``coco_eval_bbox``, COCO's twelve numbers. Every row is on its way to the disk when ``write`` returns, and
+``metrics.csv`` and ``curves.png`` can be made from ``metrics.jsonl`` alone: a run killed at any moment loses nothing.
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from detr_jax import files
+from detr_jax.evaluation import coco_eval, plots
+
+try:
+    import tensorboardX
+except ImportError:  # only tb/ is missing then
+    tensorboardX = None
+
+CURVES_EVERY = 30.0  # seconds at least between two curves.png, ...
+CURVES_SHARE = 0.02  # ... and so many that drawing takes at most this share of the time
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools", "tensorflow-datasets")
+SHOWN = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "grad_norm", "lr", "images_per_second")
+
+
+class Logbook:
+    """Opens the files of a workdir; on every process but the first it does nothing."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        config: dict,
+        *,
+        step: int = 0,
+        steps: int,
+        writes: bool | None = None,
+        terminal: bool | None = None,
+    ):
+        """Starts or continues a run.
+
+        Args:
+            workdir: made if missing.
+            config: plain settings, as they go into config.json.
+            step: where the run goes on; rows of later steps, left by a run that was killed after its last
+                checkpoint, are dropped, so that the files equal those of an unbroken run.
+            steps: how many the run will have.
+            writes: whether this process writes; by default only process 0 does.
+            terminal: whether to show a progress bar; by default if standard error is a terminal.
+        """
+        self._writes = jax.process_index() == 0 if writes is None else writes
+        if not self._writes:
+            return
+        self._dir = Path(workdir)
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._first_step, self._steps, self._started = step, steps, time.monotonic()
+        self._curves_at, self._curves_took = time.monotonic(), 0.0
+
+        self._rows = _read_rows(self._dir / "metrics.jsonl", last_step=step)
+        _write_lines(self._dir / "metrics.jsonl", map(json.dumps, self._rows))
+        self._jsonl = (self._dir / "metrics.jsonl").open("a")
+        self._columns = {column: None for row in self._rows for column in _flat(row)}  # a dict: an ordered set
+        self._csv = self._new_csv()
+        self._log = (self._dir / "train.log").open("a")
+        if self._log.tell() and not (self._dir / "train.log").read_bytes().endswith(b"\n"):
+            self._log.write("\n")  # ends the line that a killed process left half-written
+        self._tb = None
+        if tensorboardX is not None:
+            # purge_step hides what a killed run wrote after its last checkpoint
+            self._tb = tensorboardX.SummaryWriter(str(self._dir / "tb"), purge_step=step + 1 if step else None)
+        if terminal is None:
+            terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True) if terminal else None
+
+        _write_lines(self._dir / "config.json", [json.dumps(config, indent=1, default=str)])
+        starts = _read_starts(self._dir / "run.json") + [_this_start(step)]
+        _write_lines(self._dir / "run.json", [json.dumps({"starts": starts}, indent=1)])
+        self.say(f"{'continues at' if step else 'starts at'} step {step} of {steps}: {shlex.join(sys.argv)}")
+
+    def write(self, row: dict) -> None:
+        """Adds one row, with its ``step``, to every file. Values may be JAX or numpy scalars; they are fetched here."""
+        if not self._writes:
+            return
+        line = _line(row)
+        row = {key: _plain(value) for key, value in row.items()}
+        self._rows.append(row)
+        self._jsonl.write(json.dumps(row) + "\n")
+        self._jsonl.flush()
+        flat = _flat(row)
+        if flat.keys() <= self._columns.keys():
+            csv.DictWriter(self._csv, self._columns).writerow(flat)
+            self._csv.flush()
+        else:
+            self._columns.update(dict.fromkeys(flat))
+            self._csv.close()
+            self._csv = self._new_csv()
+        if self._tb is not None:
+            for key, value in flat.items():
+                if key != "step" and isinstance(value, int | float):
+                    self._tb.add_scalar(key, value, row["step"])
+        evaluation = "coco_eval_bbox" in row
+        if self._bar is None:
+            line += self._time_left(row["step"])
+        else:
+            self._bar.n = row["step"]
+            self._bar.set_postfix_str(f"loss {row['loss']:.4g}" if row.get("loss") is not None else "", refresh=True)
+        self.say(line, echo=self._bar is None or evaluation)
+        pause = max(CURVES_EVERY, self._curves_took / CURVES_SHARE)
+        if evaluation or time.monotonic() - self._curves_at > pause:
+            self._draw_curves()
+
+    def say(self, text: str, echo: bool = True) -> None:
+        """Adds a line to train.log and, unless ``echo`` is False, shows it."""
+        if not self._writes:
+            return
+        print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  {text}", file=self._log, flush=True)
+        if echo:
+            tqdm.write(text, file=sys.stdout)  # above the bar, if there is one
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Draws the curves a last time and closes the files."""
+        if not self._writes:
+            return
+        self._draw_curves()
+        for file in (self._jsonl, self._csv, self._log, self._tb, self._bar):
+            if file is not None:
+                file.close()
+
+    def _draw_curves(self) -> None:
+        begin = time.monotonic()
+        plots.training_curves(self._rows, self._dir / "curves.png")
+        self._curves_at = time.monotonic()
+        self._curves_took = self._curves_at - begin
+
+    def _new_csv(self):
+        """Writes metrics.csv anew with the columns known now, and opens it to go on."""
+        with files.replacing(self._dir / "metrics.csv") as path, path.open("w", newline="") as file:
+            table = csv.DictWriter(file, self._columns)
+            if self._columns:
+                table.writeheader()
+            table.writerows(map(_flat, self._rows))
+        return (self._dir / "metrics.csv").open("a", newline="")
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._first_step
+        if done <= 0 or step >= self._steps:
+            return ""
+        seconds = (time.monotonic() - self._started) / done * (self._steps - step)
+        return f"  left {datetime.timedelta(seconds=round(seconds))}"
+
+    def __enter__(self) -> "Logbook":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _plain(value):
+    """A value as JSON can hold it: null for what is not finite, float32 in the shortest text that names it."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        value = np.asarray(value)
+        value = float(str(value)) if value.dtype == np.float32 and value.ndim == 0 else value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(row: dict) -> dict:
+    """The row without lists: COCO's twelve numbers become coco_eval_bbox/AP and so on."""
+    flat = {}
+    for key, value in row.items():
+        if key.startswith("coco_eval") and value is not None:
+            flat |= {f"{key}/{name}": number for name, number in zip(coco_eval.NAMES, value, strict=True)}
+        else:
+            flat[key] = json.dumps(value) if isinstance(value, list | dict) else value
+    return flat
+
+
+def _line(row: dict) -> str:
+    """What a person reads of a row; a number that is not finite is shown as it is."""
+    words = [f"step {int(row['step'])}"]
+    if "epoch" in row:
+        words.append(f"epoch {float(row['epoch']):.2f}")
+    words += [f"{key} {float(row[key]):.4g}" for key in SHOWN if row.get(key) is not None]
+    if "coco_eval_bbox" in row:
+        numbers = zip(coco_eval.NAMES, row["coco_eval_bbox"], strict=True)
+        words += [f"{name} {number:.4f}" for name, number in numbers if name.startswith("AP")]
+    return "  ".join(words)
+
+
+def _read_rows(path: Path, last_step: int) -> list[dict]:
+    """The rows up to a step. A line that a killed process left half-written is skipped."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= last_step:
+            rows.append(row)
+    return rows
+
+
+def _read_starts(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["starts"] if path.exists() else []
+
+
+def _write_lines(path: Path, lines) -> None:
+    with files.replacing(path) as sibling:
+        sibling.write_text("".join(line + "\n" for line in lines))
+
+
+def _this_start(step: int) -> dict:
+    return {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "step": step,
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "host": platform.node(),
+        "hosts": jax.process_count(),
+        "devices": [f"{device.device_kind} ({device.platform})" for device in jax.devices()],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that the package runs from, "-dirty" when changed; None if it is not a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,85 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detr_jax.evaluation import coco_eval, plots
+from detr_jax.program import UserError
+
+
+def metrics_of(classes, objects=5):
+    rows = [coco_eval.ClassMetrics(k, f"class {k}", 0.5, 0.6, 0.5, 0.6, objects, objects) for k in range(classes)]
+    precision = np.full((10, 101, classes), 0.5 if objects else -1.0)
+    return coco_eval.CocoMetrics(*[0.5] * 12, mean_iou=0.8, classes=rows, precision=precision, iou_type="bbox")
+
+
+def size_and_ink(path):
+    """Size of the picture, and whether anything but one colour is on it."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    return pixels.shape[1::-1], bool((pixels != pixels[0, 0]).any())
+
+
+@pytest.mark.parametrize("classes, objects", [(1, 5), (3, 5), (12, 5), (80, 5), (3, 0)])
+def test_pr_curve_for_any_number_of_classes(classes, objects, tmp_path):
+    plots.pr_curve(metrics_of(classes, objects), tmp_path / "pr.png")
+    (width, height), ink = size_and_ink(tmp_path / "pr.png")
+    assert ink and height == 500 and width == (1200 if 1 < classes <= 12 and objects else 650)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"step": 1, "loss": 3.0}],
+        [{"step": 1, "loss": float("nan"), "lr": None}, {"step": 2, "loss": float("inf")}],
+        [{"step": 1, "loss": -1.0, "lr": 0.0}, {"step": 1, "coco_eval_bbox": [-1.0] * 12}],
+        [{"step": s, "loss": 1 / s, "grad_norm": s % 7, "class_error": 0.0} for s in range(1, 500)],
+    ],
+    ids=["empty", "one row", "not finite", "not positive", "many rows"],
+)
+def test_training_curves_of_any_rows(rows, tmp_path):
+    plots.training_curves(rows, tmp_path / "curves.png")
+    assert size_and_ink(tmp_path / "curves.png") == ((1500, 800), True)
+
+
+def test_pictures_may_be_drawn_in_threads(tmp_path):
+    rows = [{"step": s, "loss": 1.0 / s} for s in range(1, 20)]
+    threads = [
+        threading.Thread(target=plots.training_curves, args=(rows, tmp_path / f"{i}" / "a.png")) for i in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pictures = [np.asarray(Image.open(tmp_path / f"{i}" / "a.png")) for i in range(3)]
+    assert (pictures[0] == pictures[1]).all() and (pictures[0] == pictures[2]).all()
+
+
+def test_original_log_reads_as_our_rows(tmp_path):
+    logged = {"train_lr": 1e-4, "train_loss": 9.0, "train_loss_bbox": 5.0, "train_loss_bbox_unscaled": 1.0,
+              "train_cardinality_error_unscaled": 2.0, "test_loss": 8.0, "test_coco_eval_bbox": [0.1] * 12,
+              "epoch": 0, "n_parameters": 7}  # fmt: skip
+    (tmp_path / "log.txt").write_text(json.dumps(logged) + "\n" + json.dumps({**logged, "epoch": 1}) + "\n")
+    rows = plots.read_original_log(tmp_path / "log.txt", steps_per_epoch=50)
+    assert [row["step"] for row in rows] == [50, 100]
+    assert rows[0]["loss"] == 9.0 and rows[0]["loss_bbox"] == 1.0 and rows[0]["cardinality_error"] == 2.0
+    assert rows[0]["test_loss"] == 8.0 and rows[0]["coco_eval_bbox"] == [0.1] * 12
+
+
+def test_what_is_no_log_is_named(tmp_path):
+    with pytest.raises(UserError, match="no log at"):
+        plots.read_original_log(tmp_path / "log.txt")
+    for text in ("hello\n", "[1]\n", '{"loss": 1}\n'):
+        (tmp_path / "log.txt").write_text(text)
+        with pytest.raises(UserError, match="line 1 of"):
+            plots.read_original_log(tmp_path / "log.txt")
+
+
+def test_a_real_log_of_the_original(real_data, tmp_path):
+    rows = plots.read_original_log(real_data / "logs" / "detr_r50_finetune_300ep_log.txt")
+    assert len(rows) == 300 and rows[-1]["step"] == 300
+    assert round(rows[0]["coco_eval_bbox"][0], 3) == 0.007 and round(rows[-1]["coco_eval_bbox"][0], 3) == 0.645
+    plots.training_curves(rows, tmp_path / "curves.png")
+    assert size_and_ink(tmp_path / "curves.png") == ((1500, 800), True)

@@ -31,14 +31,22 @@ JPEG_QUALITY = 95
 class Settings(NamedTuple):
     """What decides every pixel and every box."""
 
-    train: int = 4000  # images
+    train: int = 4000
     val: int = 100
-    size: int = 96  # pixels a side
+    size: int = 96
     seed: int = 0
-    classes: int = 3  # the first so many of CATEGORIES
+    classes: int = 3
     max_objects: int = 5
 
 
+MEANING = Settings(
+    train="number of training images",
+    val="number of validation images",
+    size="side of the square images in pixels",
+    seed="another number, another set",
+    classes="number of classes: circle, rectangle, triangle, star, cross, ring",
+    max_objects="most shapes in an image",
+)._asdict()
 DEFAULT = Settings()
 
 

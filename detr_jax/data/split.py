@@ -103,6 +103,11 @@ def open_split(data_dir: str | os.PathLike, name: str, split: str) -> Split:
     return Split(os.fspath(data_dir), name, split)
 
 
+def names(data_dir: str | os.PathLike, name: str) -> list[str]:
+    """The splits of a prepared dataset. ``UserError`` when there is no such dataset."""
+    return list(tfds.builder_from_directory(_folder(os.fspath(data_dir), name)).info.splits)
+
+
 def _slice(name: str) -> tuple[str, slice]:
     match = re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", name)
     if not match:

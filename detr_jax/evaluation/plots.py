@@ -66,7 +66,9 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
         path: the picture to write.
     """
     rows = [_with_ap(row) for row in rows]
-    figure = Figure(figsize=(15, 8), layout="constrained")
+    figure = Figure(figsize=(15, 8))
+    # drawn while training waits: layout="constrained" would take three times as long
+    figure.subplots_adjust(0.05, 0.07, 0.985, 0.95, wspace=0.18, hspace=0.15)
     panels = figure.subplots(2, 3, sharex=True)
     for panel, (title, keys) in zip(panels.flat, PANELS.items(), strict=True):
         for key in keys:

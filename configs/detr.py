@@ -140,6 +140,7 @@ def base() -> ConfigDict:
     config.train.keep = 2  # newest checkpoints, besides the best
     config.train.stop_after_skipped = 20  # steps in a row with a number that is not finite
     config.train.samples = 8  # validation images drawn at each evaluation
+    config.train.hang_minutes = 60.0  # without any progress before the run ends itself with all stacks; 0: never
     return config
 
 

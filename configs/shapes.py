@@ -44,9 +44,8 @@ SMALL = {
 WORDS = {
     "plain": {},
     "overfit": {
-        "data.name": "shapes8",
-        "data.train_split": "train",
-        "data.val_split": "train",
+        "data.train_split": "train[:8]",
+        "data.val_split": "train[:8]",
         "data.flip": 0.0,
         "train.batch_size": 8,
         "train.steps": 1500,

@@ -8,12 +8,36 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
 
 
 class UserError(Exception):
     """Something the user can put right; the message is one sentence that says how."""
+
+
+def plain(config: ConfigDict) -> dict:
+    """A configuration as JSON would give it back (lists for tuples), so that it compares equal after a checkpoint."""
+
+    def listed(value):
+        return [listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return {key: plain(value) if isinstance(value, ConfigDict) else listed(value) for key, value in config.items()}
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's own parsing; what a configuration file objects to is one sentence as well."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        message = str(error)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if "--debug" in argv:
+            raise
+        message = str(error.args[0]) if error.args else str(error)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -29,4 +53,4 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)

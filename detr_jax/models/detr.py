@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
+from detr_jax.models.network import Network, functional
 from detr_jax.models.position_encoding import LearnedPositions, SinePositions
 from detr_jax.models.preprocess import normalize
 from detr_jax.models.resnet import ResNet, valid_cells
@@ -78,3 +79,8 @@ class DETR(nnx.Module):
         logits = self.class_head(hidden).astype(jnp.float32)
         boxes = jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32))
         return Predictions(logits, boxes)
+
+
+def network(**settings) -> Network:
+    """DETR with these settings (all but ``rngs``) as pure functions over a flat dictionary of arrays."""
+    return functional(lambda rngs: DETR(**settings, rngs=rngs))

@@ -185,9 +185,15 @@ class ResNet(nnx.Module):
             for index in range(depths[stage - 1]):
                 blocks.append(
                     Block(
-                        channels, width * 2 ** (stage - 1), bottleneck=bottleneck, stride=stride if index == 0 else 1,
+                        channels,
+                        width * 2 ** (stage - 1),
+                        bottleneck=bottleneck,
+                        stride=stride if index == 0 else 1,
                         dilation=2 if dilated and index > 0 else 1,  # torchvision dilates only after the first block
-                        stride_in_1x1=stride_in_1x1, norm=norm, kind=below if stage == 1 else nnx.Param, rngs=rngs,
+                        stride_in_1x1=stride_in_1x1,
+                        norm=norm,
+                        kind=below if stage == 1 else nnx.Param,
+                        rngs=rngs,
                     )  # fmt: skip
                 )
                 channels = width * 2 ** (stage - 1) * (4 if bottleneck else 1)

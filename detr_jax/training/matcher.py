@@ -28,6 +28,9 @@ class CostWeights(NamedTuple):
     giou: float = 2.0
 
 
+PUBLISHED = CostWeights()
+
+
 class Matches(NamedTuple):
     """The query of every target, and how the search went."""
 
@@ -37,7 +40,7 @@ class Matches(NamedTuple):
 
 
 def matching_cost(
-    predictions: Predictions, targets: Targets, weights: CostWeights = CostWeights()
+    predictions: Predictions, targets: Targets, weights: CostWeights = PUBLISHED
 ) -> Float[Array, "L B T N"]:
     """Cost of giving each target to each query: -p(class), L1 of the boxes and -GIoU, weighted; float32."""
     probabilities = jax.nn.softmax(predictions.logits.astype(jnp.float32))
@@ -188,7 +191,7 @@ def solve(
 def match(
     predictions: Predictions,
     targets: Targets,
-    weights: CostWeights = CostWeights(),
+    weights: CostWeights = PUBLISHED,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Matches:
     """Matches all decoder layers and images in one call; no gradient flows through it.

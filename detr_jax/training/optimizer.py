@@ -31,8 +31,9 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
     """
     shapes = {
         "step": lambda step: 0.1 ** jnp.floor(step / drop_step),
-        "cosine": lambda step: floor
-        + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / max(total_steps, 1), 0, 1))),
+        "cosine": lambda step: (
+            floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / max(total_steps, 1), 0, 1)))
+        ),
         "constant": lambda step: jnp.ones(()),
     }
     if kind not in shapes:
@@ -45,7 +46,9 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
     return factor
 
 
-def adamw(rates: LearningRates, factor: Schedule, weight_decay: float, b2: float = 0.999) -> optax.GradientTransformation:
+def adamw(
+    rates: LearningRates, factor: Schedule, weight_decay: float, b2: float = 0.999
+) -> optax.GradientTransformation:
     """torch's AdamW: decay acts on every parameter, biases and norms included, and is scaled by the group's rate."""
 
     def scale_by_rate() -> optax.GradientTransformation:

@@ -5,7 +5,10 @@ import os
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from detr_jax.program import UserError
 
 SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
 
@@ -31,11 +34,11 @@ def start_hosts() -> None:
 def make_mesh(fsdp: int = 1) -> Mesh:
     """All devices of all hosts: ``fsdp`` of them share one copy of the state, the batch is split over all.
 
-    Raises ValueError when ``fsdp`` does not divide the number of devices.
+    Raises UserError when ``fsdp`` does not divide the number of devices.
     """
     devices = jax.device_count()
-    if devices % fsdp:
-        raise ValueError(f"train.fsdp is {fsdp}, which does not divide the {devices} devices")
+    if fsdp < 1 or devices % fsdp:
+        raise UserError(f"--config.train.fsdp={fsdp} does not divide the {devices} devices; choose a divisor, or 1")
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -63,10 +66,12 @@ def state_sharding(mesh: Mesh, state):
     return jax.tree.map(of, state)
 
 
-def on_host(tree):
-    """A tree of arrays as numpy, also where each host holds only a part."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
-    gathered = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.device_get(gathered)
+def agreed(number: int) -> int:
+    """The first process's number, on every process."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
+
+
+def wait_for_hosts(what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

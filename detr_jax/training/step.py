@@ -74,9 +74,7 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
         if not recipe.auxiliary:
             predictions = Predictions(predictions.logits[-1:], predictions.boxes[-1:])
         matches = matcher.match(predictions, images.targets, recipe.cost_weights, mesh)
-        terms = losses.losses(
-            predictions, images.targets, matches.query_of_target, divisors, recipe.no_object_weight
-        )
+        terms = losses.losses(predictions, images.targets, matches.query_of_target, divisors, recipe.no_object_weight)
         figures = {"matcher_turns": jnp.max(matches.turns), "matcher_nonfinite": jnp.sum(matches.nonfinite)}
         errors = losses.errors(predictions, images.targets, matches.query_of_target)
         return losses.total(terms, recipe.loss_weights), (terms, errors, figures)

@@ -68,7 +68,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | None:
-    """The last step whose files are intact; damaged ones above it are set aside as ``damaged-<step>``, each with a word.
+    """The last step whose files are intact; damaged ones after it are set aside as ``damaged-<step>`` with a word.
 
     Only one process of a run may call it.
     """
@@ -153,10 +153,37 @@ class Checkpoints:
             link.symlink_to(str(step))
             link.replace(self.folder / BEST)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def check_settings(folder: Path, config: dict, may_change: tuple[str, ...]) -> None:
+    """Raises UserError, listing the differences, if the run in ``folder`` was made with other settings."""
+
+    def flat(settings: dict, prefix: str = "") -> dict:  # {"a": {"b": 1}} -> {"a.b": 1}
+        rows = {}
+        for key, value in settings.items():
+            rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return rows
+
+    if not steps(folder):
+        return
+    old, new = flat(read_info(folder / str(steps(folder)[-1]))["config"]), flat(config)
+    differences = [
+        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in may_change
+    ]
+    if differences:
+        raise UserError(
+            f"{folder.parent} belongs to a run with other settings ({'; '.join(differences)}); "
+            "choose another --workdir, or take these values back"
+        )
 
 
 def read_info(folder: Path) -> dict:
@@ -186,7 +213,7 @@ def shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]
 
 
 def find(path: str | Path) -> Path:
-    """The folder of one checkpoint, given a workdir (its best, else its last), a ``checkpoints`` folder or the step itself.
+    """The folder of one checkpoint: the best (else the last) of a workdir or ``checkpoints`` folder, or the step itself.
 
     Raises UserError when there is none, or when it is damaged.
     """

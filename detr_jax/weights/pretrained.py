@@ -1,4 +1,4 @@
-"""Values to start from: a backbone's published weights, or the arrays of another checkpoint that fit by name and shape."""
+"""Values to start from: a backbone's published weights, or what fits of another checkpoint."""
 
 from pathlib import Path
 from typing import NamedTuple

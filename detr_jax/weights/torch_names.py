@@ -1,7 +1,7 @@
 """How arrays are called in PyTorch's world and here: one declarative table per layout, read in both directions.
 
-A row pairs a key pattern with a name pattern; ``{}`` stands for a number and means the same on both sides. The transform
-says how the values differ.
+A row pairs a key pattern with a name pattern; ``{}`` stands for a number and means the same on both sides. The
+transform says how the values differ.
 """
 
 import re

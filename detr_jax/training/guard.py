@@ -1,0 +1,89 @@
+"""What may go wrong in a long run: being told to stop, numbers that are not finite, no memory, a hang."""
+
+import contextlib
+import faulthandler
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from detr_jax import files
+from detr_jax.program import UserError
+
+
+class StopSignal:
+    """Notices SIGTERM and SIGINT without interrupting the step; every host of a pod agrees on the step to stop at.
+
+    Use as a context manager: the handlers that were there before come back.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self._received = False
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {number: signal.signal(number, self._notice) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number, frame) -> None:
+        if self._received:  # asked twice: the user does not want to wait
+            raise KeyboardInterrupt
+        self._received = True
+
+    def __call__(self, step: int) -> bool:
+        """Whether to save and stop after ``step``; the same answer on every host."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._received
+
+    def received(self) -> bool:
+        """Whether to break off what can be done again. Hosts of a pod do not: they would do it at different places."""
+        return self._received and jax.process_count() == 1
+
+
+def report_skipped(rows: list[dict], folder: Path) -> None:
+    """Writes one file for each skipped step: its number, its image ids and what was measured."""
+    for row in rows:
+        with files.replacing(folder / f"step_{row['step']:08d}.json") as path:
+            path.write_text(json.dumps(row, indent=1))
+
+
+def check_skipped(in_a_row: int, limit: int, folder: Path) -> None:
+    """Raises UserError when ``limit`` steps in a row had to be skipped: the run does not recover by itself."""
+    if in_a_row >= limit:
+        raise UserError(
+            f"the last {in_a_row} steps had a loss or gradient that is not finite (details in {folder}); the last "
+            "checkpoint is good: lower --config.optim.lr, or lower --config.optim.clip_norm, or use "
+            "--config.dtype=float32, then run the same command in a new workdir with --config.init_from"
+        )
+
+
+@contextlib.contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turns an out-of-memory failure of the device into one sentence naming the settings that help."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
+            raise
+        raise UserError(
+            f"the device is out of memory ({str(error).splitlines()[0][:160]}); try, in this order, "
+            "--config.dtype=bfloat16, --config.train.accum_steps=2 (or 4, 8), --config.train.remat=True, "
+            "a smaller --config.train.batch_size, smaller --config.data.buckets with smaller scales"
+        ) from error
+
+
+def expect_progress(minutes: float) -> None:
+    """Call at every sign of progress: if the next call does not come within ``minutes``, all stacks are printed and
+    the process ends with status 1, so that a scheduler restarts it instead of paying for a hang. 0 switches it off."""
+    faulthandler.cancel_dump_traceback_later()
+    if minutes > 0:
+        faulthandler.dump_traceback_later(minutes * 60, exit=True)

@@ -1,0 +1,180 @@
+"""A run put together from plain settings: data plan, model, optimizer, devices; and its state, on disk and back."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from detr_jax import detector
+from detr_jax.data import augmentation
+from detr_jax.data.buckets import Bucket, with_room
+from detr_jax.data.plan import TrainPlan
+from detr_jax.data.split import Split
+from detr_jax.program import UserError
+from detr_jax.structures import Batch, Targets
+from detr_jax.training import optimizer, sharding, step
+from detr_jax.training.losses import LossWeights
+from detr_jax.training.matcher import CostWeights
+from detr_jax.weights import checkpoints, pretrained
+
+LOOK_AHEAD = 1000  # steps whose canvases are compiled before the first step
+NORMALIZERS = ("global", "per_device")
+
+
+def make_plan(config: dict, split: Split) -> TrainPlan:
+    """Which images make up each step. Raises UserError when an image has more objects than the model has queries."""
+    data = config["data"]
+    settings = augmentation.Augmentation(*(data[key] for key in augmentation.Augmentation._fields))
+    buckets = with_room(
+        tuple(Bucket(*bucket) for bucket in data["buckets"]),
+        split.target_counts,
+        split.image_ids,
+        config["model"]["num_queries"],
+    )
+    return TrainPlan(
+        split.image_ids, split.sizes, split.target_counts, settings, buckets, config["train"]["batch_size"],
+        config["seed"],
+    )  # fmt: skip
+
+
+def make_recipe(config: dict, devices: int) -> step.Recipe:
+    """The settings of a training step."""
+    loss, train = config["loss"], config["train"]
+    if loss["normalizer"] not in NORMALIZERS:
+        raise UserError(f"--config.loss.normalizer is {loss['normalizer']!r}; choose from {', '.join(NORMALIZERS)}")
+    return step.Recipe(
+        cost_weights=CostWeights(loss["class_cost"], loss["bbox_cost"], loss["giou_cost"]),
+        loss_weights=LossWeights(loss["class_weight"], loss["bbox_weight"], loss["giou_weight"]),
+        no_object_weight=loss["no_object_weight"],
+        auxiliary=loss["auxiliary"],
+        normalizer_groups=devices if loss["normalizer"] == "per_device" else 1,
+        clip_norm=config["optim"]["clip_norm"],
+        accum_steps=train["accum_steps"],
+        average_decay=train["average_decay"],
+        seed=config["seed"],
+    )
+
+
+def check_batch_size(batch_size: int, accum_steps: int, devices: int) -> None:
+    """Raises UserError unless the batch can be cut into equal parts."""
+    unit = devices * accum_steps
+    if batch_size < 1 or batch_size % unit:
+        raise UserError(
+            f"--config.train.batch_size={batch_size} cannot be split over {devices} devices and "
+            f"accum_steps={accum_steps}; make it a multiple of {unit}"
+        )
+
+
+class Trainer:
+    """The training step of a run, compiled once per canvas, and the ways to make, store and restore its state."""
+
+    def __init__(self, config: dict, split: Split):
+        train, optim = config["train"], config["optim"]
+        self.config, self.categories = config, split.categories
+        self.batch_size = train["batch_size"]
+        self.mesh = sharding.make_mesh(train["fsdp"])
+        check_batch_size(self.batch_size, train["accum_steps"], self.mesh.size)
+        self.plan = make_plan(config, split)
+        self.steps_per_epoch = self.plan.steps_per_epoch
+        self.total_steps = train["steps"] or train["epochs"] * self.steps_per_epoch
+
+        self.network = detector.build_network(config, len(self.categories.ids))
+        self.rate_factor = optimizer.schedule(
+            optim["schedule"], self.total_steps, optim["drop_epoch"] * self.steps_per_epoch, optim["warmup_steps"]
+        )
+        rates = optimizer.LearningRates(optim["lr"], optim["lr_backbone"])
+        self._tx = optimizer.adamw(rates, self.rate_factor, optim["weight_decay"], optim["b2"])
+        self._recipe = make_recipe(config, self.mesh.size)
+        self._jitted = jax.jit(
+            partial(step.train_step, network=self.network, tx=self._tx, recipe=self._recipe, mesh=self.mesh),
+            donate_argnums=0,
+        )
+        self._compiled: dict[Bucket, jax.stages.Compiled] = {}
+
+    def _make_state(self, arrays: dict) -> step.TrainState:
+        """A state of step 0 with these arrays, and fresh ones for the names that are missing."""
+        fresh = self.network.init(jax.random.key(self.config["seed"]))
+        return step.init_state(
+            {**fresh, **arrays}, self.network, tuple(self.config["freeze"]), self._tx, self._recipe.average_decay
+        )
+
+    def start(self, say: Callable[[str], None]) -> step.TrainState:
+        """The state of step 0: fresh, or with the weights that the settings name.
+
+        Raises UserError when these cannot be loaded or ``freeze`` names no part of the model.
+        """
+        arrays, weights, source = {}, self.config["model"]["backbone_weights"], self.config["init_from"]
+        if weights:
+            arrays, report = pretrained.read_backbone(weights, self.network.shapes)
+            say(f"backbone weights from {weights}:\n{report}")
+        if source:
+            others, report = pretrained.read_fitting(source, self.network.shapes)
+            say(f"weights from {source}:\n{report}")
+            arrays |= others
+        for part in self.config["freeze"]:
+            if not any(name.startswith(part) for name in self.network.shapes):
+                parts = sorted({name.split("/")[0] for name in self.network.shapes})
+                raise UserError(f"--config.freeze names {part!r} but the model has only {', '.join(parts)}")
+        shardings = sharding.state_sharding(self.mesh, jax.eval_shape(self._make_state, arrays))
+        return jax.jit(self._make_state, out_shardings=shardings)(arrays)
+
+    def restore(self, folder: Path) -> step.TrainState:
+        """The state of one of this run's checkpoints. Raises UserError when its arrays are others than the model's."""
+        state = jax.eval_shape(self._make_state, {})
+        state = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            state,
+            sharding.state_sharding(self.mesh, state),
+        )
+        stored = self.stored(state)
+        model = checkpoints.read_arrays(folder, "model", stored.model)
+        average = checkpoints.read_arrays(folder, "averaged", stored.averaged) if stored.averaged else {}
+        params, frozen = self.network.partition(model, tuple(self.config["freeze"]))
+        progress = checkpoints.read_arrays(folder, "progress", stored.progress)
+        return step.TrainState(params=params, frozen=frozen, average=average, **progress)
+
+    def stored(self, state: step.TrainState) -> checkpoints.Stored:
+        """The state as a checkpoint holds it."""
+        progress = {name: getattr(state, name) for name in ("step", "optimizer", "skipped", "skipped_in_a_row")}
+        info = {"config": self.config, "categories": self.categories._asdict()}
+        return checkpoints.Stored({**state.params, **state.frozen}, state.average, progress, info)
+
+    def compile_ahead(self, state: step.TrainState, first_step: int, say: Callable[[str], None]) -> None:
+        """Compiles for every canvas of the coming steps, the largest first: what does not fit shows before step 1."""
+        coming = range(first_step, min(self.total_steps, first_step + LOOK_AHEAD))
+        canvases = {self.plan[k].bucket for k in coming}
+        for bucket in sorted(canvases, key=lambda bucket: (-bucket.area, -bucket.targets)):
+            self._compile(state, bucket, say)
+
+    def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Callable[[str], None]):
+        """One training step: (new state, metrics), still being computed when this returns."""
+        if bucket not in self._compiled:
+            self._compile(state, bucket, say)
+        return self._compiled[bucket](state, batch)
+
+    def _compile(self, state, bucket: Bucket, say) -> None:
+        begin = time.monotonic()
+        state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        batch = batch_shapes(bucket, self.batch_size, sharding.batch_sharding(self.mesh))
+        self._compiled[bucket] = self._jitted.lower(state, batch).compile()
+        memory = self._compiled[bucket].memory_analysis()
+        need = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
+        say(
+            f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
+            f"{time.monotonic() - begin:.1f} s, needs {need:.2f} GB on each device"
+        )
+
+
+def batch_shapes(bucket: Bucket, batch_size: int, where: jax.sharding.Sharding) -> Batch:
+    """Shapes of a global batch on one canvas, to compile for."""
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=where)
+
+    targets = Targets(
+        array(np.float32, bucket.targets, 4), array(np.int32, bucket.targets), array(np.bool_, bucket.targets)
+    )
+    return Batch(array(np.uint8, bucket.height, bucket.width, 3), array(np.int32, 2), targets, array(np.int32))

@@ -78,6 +78,10 @@ class Detections(NamedTuple):
         keep = self.scores >= threshold
         return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.categories)
 
+    def best(self, count: int) -> "Detections":
+        """Only the first ``count`` detections."""
+        return Detections(self.boxes_xyxy[:count], self.scores[:count], self.labels[:count], self.categories)
+
     def to_coco(self, image_id: int) -> list[dict]:
         """Rows of the COCO results format (xywh in pixels, original category ids)."""
         return [

@@ -11,12 +11,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from detr_jax import program
+from detr_jax import program, sharding
 from detr_jax.data import shapes
 from detr_jax.data.pipeline import Pipeline, to_device
 from detr_jax.data.split import Split, open_split
 from detr_jax.program import UserError
-from detr_jax.training import guard, sharding
+from detr_jax.training import guard
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.step import TrainState
 from detr_jax.training.trainer import Trainer
@@ -86,6 +86,15 @@ def log_row(trainer: Trainer, window: list, step: int, begin: float) -> tuple[di
     return row, skipped
 
 
+def validate(validation: Validation, state: TrainState, step: int, logbook: Logbook, stop) -> float | None:
+    """AP after ``step``, which is logged; None when the run was asked to stop meanwhile."""
+    metrics = validation(state.best_params, step, stop.received)
+    if metrics is None:
+        return None
+    logbook.write({"step": step, "coco_eval_bbox": metrics.numbers})
+    return metrics.AP
+
+
 def run(
     trainer: Trainer,
     validation: Validation,
@@ -98,6 +107,8 @@ def run(
 ) -> None:
     """The loop, from ``first_step`` to the end or to the step after which ``stop`` says so."""
     train, workdir = trainer.config["train"], Path(flags.FLAGS.workdir).expanduser()
+    if first_step and due(first_step, train["eval_every"], trainer) and saved.score(first_step) is None:
+        validate(validation, state, first_step, logbook, stop)  # the run was stopped before it came to that
     trainer.compile_ahead(state, first_step, logbook.say)
     window, begin = [], time.monotonic()
     with Pipeline(
@@ -110,7 +121,7 @@ def run(
             window.append((step - 1, metrics, waited))
 
             stopping = stop(step)
-            if stopping or due(step, train["log_every"], trainer):
+            if due(step, train["log_every"], trainer):
                 row, skipped = log_row(trainer, window, step, begin)
                 logbook.write(row)
                 guard.report_skipped(skipped, workdir / "nan_report")
@@ -120,11 +131,8 @@ def run(
 
             score = None
             if not stopping and due(step, train["eval_every"], trainer):
-                evaluated = validation(state.best_params, step, stop.received)
-                stopping = evaluated is None
-                if evaluated is not None:
-                    score = evaluated.AP
-                    logbook.write({"step": step, "coco_eval_bbox": evaluated.numbers})
+                score = validate(validation, state, step, logbook, stop)
+                stopping = score is None
                 begin = time.monotonic()
             if stopping or score is not None or due(step, train["checkpoint_every"], trainer):
                 saved.save(step, trainer.stored(state), score)
@@ -158,9 +166,6 @@ def main(argv: list[str]) -> None:
         ):
             for note in validation.notes:
                 logbook.say(f"note: {note}")
-            if first_step >= trainer.total_steps:
-                logbook.say(f"nothing to do: {workdir} already has all {trainer.total_steps} steps")
-                return
             run(trainer, validation, state, first_step, train_split, logbook, saved, stop)
     guard.expect_progress(0)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from detr_jax import detector
+from detr_jax import detector, sharding
 from detr_jax.data import augmentation
 from detr_jax.data.buckets import Bucket, with_room
 from detr_jax.data.plan import TrainPlan
 from detr_jax.data.split import Split
 from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets
-from detr_jax.training import optimizer, sharding, step
+from detr_jax.training import optimizer, step
 from detr_jax.training.losses import LossWeights
 from detr_jax.training.matcher import CostWeights
 from detr_jax.weights import checkpoints, pretrained

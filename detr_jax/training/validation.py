@@ -13,7 +13,7 @@ from detr_jax.evaluation import coco_eval
 from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Detections
 
-SURE = 0.5  # score from which a detection is drawn; the best three are drawn in any case
+SURE = 0.5  # score from which a detection is drawn; where there is none, the best three are drawn
 
 
 class Validation:
@@ -64,5 +64,6 @@ class Validation:
             image = decode(record.image, tuple(self._split.sizes[row].tolist()))
             names = [self._split.categories.names[label] for label in record.labels]
             cells.append(drawing.draw_boxes(image, record.boxes_xyxy_pixels, names, record.labels.tolist()))
-            cells.append(detector.draw(image, detections.above(min(SURE, *detections.scores[:3]))))
+            sure = detections.above(SURE)
+            cells.append(detector.draw(image, sure if len(sure.scores) else detections.best(3)))
         return drawing.grid(cells, columns=4)

@@ -140,6 +140,10 @@ class Checkpoints:
             step, args=ocp.args.Composite(**items), metrics=None if score is None else {"AP": float(score)}
         )
 
+    def score(self, step: int) -> float | None:
+        """AP of a step, or None when it was not evaluated before it was saved."""
+        return read_info(self.folder / str(step))["AP"]
+
     def _before_commit(self) -> None:
         """Runs when all files of a checkpoint are written and before orbax renames its folder."""
         if jax.process_index():
@@ -213,7 +217,7 @@ def shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]
 
 
 def find(path: str | Path) -> Path:
-    """The folder of one checkpoint: the best (else the last) of a workdir or ``checkpoints`` folder, or the step itself.
+    """The folder of one checkpoint: the best (else the last) of a workdir or ``checkpoints`` folder, or that step.
 
     Raises UserError when there is none, or when it is damaged.
     """

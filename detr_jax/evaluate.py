@@ -1,0 +1,108 @@
+"""Scores a checkpoint on a split with pycocotools.
+
+    python -m detr_jax.evaluate --workdir=DIR                                  the run's own validation split
+    python -m detr_jax.evaluate --checkpoint=C --data_name=N --data_dir=D --split=val
+
+Prints COCO's 12 lines and writes metrics.json, per_class.csv, predictions.json and pr_curve.png into --output.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from detr_jax import detector, program, sharding
+from detr_jax.data.split import open_split
+from detr_jax.evaluation import coco_eval
+from detr_jax.program import UserError
+from detr_jax.structures import Categories, Detections
+from detr_jax.weights import checkpoints
+
+flags.DEFINE_string("workdir", None, "A run of detr_jax.train: its best checkpoint on its validation split.")
+flags.DEFINE_string("checkpoint", None, "A workdir or one of its checkpoints/<step>.")
+flags.DEFINE_string("data_name", None, "Name of a prepared dataset; by default the run's.")
+flags.DEFINE_string("data_dir", None, "Folder of the prepared datasets; by default the run's.")
+flags.DEFINE_string("split", None, "Split to evaluate; by default the run's validation split.")
+flags.DEFINE_string("class_map", None, "JSON file {model's class name: dataset's class name} where they differ.")
+flags.DEFINE_string("output", None, "Folder for the results; by default <checkpoint's run>/eval/<dataset>-<split>.")
+flags.DEFINE_float("min_ap", None, "Exit with status 1 if AP is lower.")
+flags.DEFINE_integer("batch_size", 4, "Images at a time.", lower_bound=1)
+
+
+def read_class_map(path: str | None) -> dict[str, str]:
+    """The file of --class_map. Raises UserError if it is not a JSON object of names."""
+    if path is None:
+        return {}
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--class_map={path} cannot be read as JSON: {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise UserError(f'--class_map={path} must hold an object like {{"model\'s name": "dataset\'s name"}}')
+    return table
+
+
+def ids_by_name(model: Categories, dataset: Categories, renamed: dict[str, str]) -> list[int | None]:
+    """The dataset's category id for each label of the model, matched by name; None where the dataset has no such class.
+
+    Raises UserError when no class matches.
+    """
+    id_of_name = dict(zip(dataset.names, dataset.ids, strict=True))
+    ids = [id_of_name.get(renamed.get(name, name)) for name in model.names]
+    if all(category_id is None for category_id in ids):
+        raise UserError(
+            f"the model's classes ({', '.join(model.names[:5])}, ...) and the dataset's "
+            f"({', '.join(dataset.names[:5])}, ...) have no name in common; pass --class_map=FILE.json"
+        )
+    return ids
+
+
+def as_results(detections: Detections, image_id: int, ids: list[int | None]) -> list[dict]:
+    """Rows of the COCO results format with the dataset's category ids; classes it does not have are left out."""
+    known = np.array([ids[label] is not None for label in detections.labels], bool)
+    return detections._replace(
+        boxes_xyxy=detections.boxes_xyxy[known],
+        scores=detections.scores[known],
+        labels=detections.labels[known],
+        categories=Categories(tuple(ids), detections.categories.names),
+    ).to_coco(image_id)
+
+
+def main(argv: list[str]) -> int:
+    """Evaluates; returns the exit status."""
+    args = flags.FLAGS
+    source = args.checkpoint or args.workdir
+    if source is None:
+        raise UserError("nothing to evaluate: pass --workdir=DIR or --checkpoint=DIR")
+    sharding.start_hosts()
+    model = detector.load(source, sharding.make_mesh())
+    data = model.config["data"]
+    name, split_name = args.data_name or data["name"], args.split or data["val_split"]
+    split = open_split(args.data_dir or data["dir"], name, split_name)
+    ids = ids_by_name(model.categories, split.categories, read_class_map(args.class_map))
+    missing = [other for other, known in zip(model.categories.names, ids, strict=True) if known is None]
+    if missing:
+        print(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
+
+    results = []
+    for row, found in tqdm(model.over(split, args.batch_size), total=len(split), disable=not sys.stderr.isatty()):
+        results += as_results(found, split.image_ids[row], ids)
+    metrics = coco_eval.evaluate(split.ground_truth(), results)
+    folder = checkpoints.find(source)
+    default = folder.parents[1] / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split_name}")
+    output = Path(args.output) if args.output else default
+    coco_eval.write(metrics, results, output)
+    print(coco_eval.format_summary(metrics))
+    print(f"step {folder.name} of {folder.parents[1]} on {len(split)} images of {name} {split_name}: see {output}")
+    if args.min_ap is not None and not args.min_ap <= metrics.AP:
+        print(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,81 @@
+"""Finds objects in image files: ``python -m detr_jax.predict --checkpoint=C --input=FOLDER --output=DIR [--draw]``.
+
+Writes ``predictions.json`` (COCO results format, with file and class names) and, with --draw, the pictures. A file that
+is not an image is listed and left out; the exit status is then 2.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from tqdm import tqdm
+
+from detr_jax import detector, drawing, files, program
+from detr_jax.data.decode import decode
+from detr_jax.program import UserError
+from detr_jax.structures import Detections
+
+flags.DEFINE_string("checkpoint", None, "A workdir of detr_jax.train or one of its checkpoints/<step>.", required=True)
+flags.DEFINE_multi_string("input", None, "Image file, folder or pattern; may be repeated.", required=True)
+flags.DEFINE_string("output", None, "Folder for predictions.json and the pictures.", required=True)
+flags.DEFINE_float("threshold", 0.5, "Least score of a detection.", lower_bound=0.0, upper_bound=1.0)
+flags.DEFINE_bool("draw", False, "Also write every image with its detections drawn on it.")
+flags.DEFINE_integer("batch_size", 1, "Images at a time.", lower_bound=1)
+
+
+def image_ids(paths: list[Path]) -> list[int]:
+    """COCO's ids where every file is named by a number, as COCO's are; else 1, 2, 3, ..."""
+    stems = [path.stem for path in paths]
+    if all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(paths) + 1))
+
+
+def picture_names(paths: list[Path]) -> list[str]:
+    """A file name for each picture; those that would be equal get a number."""
+    names, taken = [], set()
+    for path in paths:
+        name, number = f"{path.stem}.png", 2
+        while name in taken:
+            name, number = f"{path.stem}_{number}.png", number + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def rows_of(detections: Detections, image_id: int, path: Path) -> list[dict]:
+    """Rows for predictions.json."""
+    rows = detections.to_coco(image_id)
+    named = zip(rows, detections.names, strict=True)
+    return [{**row, "category_name": name, "file_name": path.name} for row, name in named]
+
+
+def main(argv: list[str]) -> int:
+    """Detects; returns the exit status."""
+    args = flags.FLAGS
+    paths, bad = detector.readable(detector.find_images(args.input))
+    for path, reason in bad.items():
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if not paths:
+        raise UserError(f"none of the {len(bad)} files can be read as an image; nothing was written")
+    model = detector.load(args.checkpoint)
+    ids, pictures, output = image_ids(paths), picture_names(paths), Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+
+    found: dict[int, list[dict]] = {}
+    images = model.over(detector.ImageFiles(paths), args.batch_size)
+    for row, detections in tqdm(images, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
+        detections = detections.above(args.threshold)
+        found[row] = rows_of(detections, ids[row], paths[row])
+        if args.draw:
+            drawing.save(detector.draw(decode(paths[row].read_bytes()), detections), output / pictures[row])
+    rows = [row for _, rows in sorted(found.items()) for row in rows]
+    with files.replacing(output / "predictions.json") as path:
+        path.write_text(json.dumps(rows, indent=1))
+    print(f"{len(rows)} detections above {args.threshold} in {len(paths)} images: see {output}")
+    return 2 if bad else 0
+
+
+if __name__ == "__main__":
+    program.run(main)

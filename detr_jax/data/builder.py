@@ -110,7 +110,7 @@ def prepare(
 def _open_checked(source: Source, skip_missing: bool) -> CocoFolder:
     folder = coco_folder.open_source(source)
     every_one = "(python -m detr_jax.dataset check names every one)"
-    coco_folder.refuse(source.annotations, coco_columns.defects(folder.coco), f"correct the file {every_one}")
+    coco_folder.refuse(source.annotations, folder.defects, f"correct the file {every_one}")
     if not folder.paths:
         coco_folder.refuse(source.annotations, folder.missing, "give the folder that holds these images")
     if not skip_missing:
@@ -162,7 +162,7 @@ def _write_split(folder: CocoFolder, target: Path, name: str, split: str) -> tup
         empty=int((tally.annotations_of_image == 0).sum()),
         targets=int(tally.is_target.sum()),
         crowd=int(coco.is_crowd.sum()),
-        degenerate=[coco_columns.describe(coco, row) for row in np.flatnonzero(tally.is_degenerate)],
+        degenerate=[coco_columns.describe(coco, row) for row in np.flatnonzero(tally.is_degenerate).tolist()],
         classes=len(coco.categories.ids),
     )
     return tfds.core.SplitInfo(split, lengths, num_bytes, filename_template=template), summary

@@ -193,7 +193,7 @@ def defects(coco: CocoFile) -> list[Defect]:
             lambda i: f"{describe(coco, i)} {coco.boxes_xywh_pixels[i].tolist()}",
         ),
     ]
-    return [Defect(kind, where(i)) for kind, wrong, where in columns for i in np.flatnonzero(wrong)]
+    return [Defect(kind, where(i)) for kind, wrong, where in columns for i in np.flatnonzero(wrong).tolist()]
 
 
 def describe(coco: CocoFile, row: int) -> str:

@@ -23,6 +23,7 @@ class CocoFolder(NamedTuple):
 
     coco: CocoFile
     paths: list[Path]
+    defects: list[Defect]  # of the annotation file
     missing: list[Defect]  # images that are listed but not on disk; they are not among the M
 
 
@@ -65,7 +66,7 @@ def open_source(source: Source) -> CocoFolder:
         Defect(f"image file not found in {source.images}", f"image {coco.image_ids[row]}: {coco.file_names[row]}")
         for row in np.flatnonzero(~found)
     ]
-    return CocoFolder(coco.of_images(found) if missing else coco, [path for path in paths if path], missing)
+    return CocoFolder(coco.of_images(found), [path for path in paths if path], coco_columns.defects(coco), missing)
 
 
 def _locate(images: Path, file_name: str) -> Path | None:

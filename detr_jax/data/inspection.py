@@ -10,7 +10,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from detr_jax.data import coco_columns, coco_folder, decode
-from detr_jax.data.coco_columns import Defect
+from detr_jax.data.coco_columns import CocoFile, Defect
 from detr_jax.data.coco_folder import Source
 from detr_jax.data.split import Split
 
@@ -30,13 +30,8 @@ def of_source(source: Source) -> list[Defect]:
         size=lambda row: tuple(coco.sizes[row].tolist()) if coco.sizes[row].any() else None,
         name=lambda row: f"image {coco.image_ids[row]} ({folder.paths[row]})",
     )
-    defects = coco_columns.defects(coco)
-    degenerate = []
-    if not defects:  # else some boxes belong to no image
-        is_degenerate = coco_columns.tally(coco, np.array([image.size for image in images])).is_degenerate
-        where = [coco_columns.describe(coco, row) for row in np.flatnonzero(is_degenerate)]
-        degenerate = [Defect("box without area in the image, not trained on", text, stops=False) for text in where]
-    return defects + folder.missing + [image.defect for image in images if image.defect] + degenerate
+    broken = [image.defect for image in images if image.defect]
+    return folder.defects + folder.missing + broken + _degenerate(coco, images, folder.defects)
 
 
 def of_split(split: Split) -> list[Defect]:
@@ -53,6 +48,16 @@ def of_split(split: Split) -> list[Defect]:
 class _Decoded(NamedTuple):
     size: tuple[int, int]  # (height, width); (0, 0) of what cannot be decoded
     defect: Defect | None
+
+
+def _degenerate(coco: CocoFile, images: list[_Decoded], defects: list[Defect]) -> list[Defect]:
+    if defects:  # there may be boxes that belong to no image
+        return []
+    whole = np.array([image.defect is None for image in images])
+    coco, sizes = coco.of_images(whole), np.array([image.size for image in images])[whole]
+    rows = np.flatnonzero(coco_columns.tally(coco, sizes).is_degenerate).tolist()
+    kind = "box without area in the image, not trained on"
+    return [Defect(kind, coco_columns.describe(coco, row), stops=False) for row in rows]
 
 
 def _decoded(

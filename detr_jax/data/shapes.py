@@ -59,7 +59,7 @@ class Scene(NamedTuple):
     visible: Bool[np.ndarray, "n S S"]
 
 
-def _polygon(*radii: float) -> Float[np.ndarray, "v 2"]:
+def _polygon(radii: list[float]) -> Float[np.ndarray, "v 2"]:
     """Corners at these distances from the centre, evenly around it, stretched to fill the square from -1 to 1."""
     angles = 2 * np.pi * np.arange(len(radii)) / len(radii)
     corners = np.array(radii)[:, None] * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
@@ -67,7 +67,7 @@ def _polygon(*radii: float) -> Float[np.ndarray, "v 2"]:
     return 2 * (corners - low) / (high - low) - 1
 
 
-_CIRCLE = _polygon(*[1] * 32)
+_CIRCLE = _polygon([1.0] * 32)
 _ARM = 0.35  # half the width of a cross's arm
 _CROSS = [(_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM), (_ARM, 1)]
 # The ring's outline runs around outside, steps in, and returns around inside.
@@ -75,9 +75,9 @@ _RING = [*_CIRCLE, _CIRCLE[0], *(0.55 * _CIRCLE[:1]), *(0.55 * _CIRCLE[::-1])]
 CATEGORIES = Categories((3, 7, 12, 20, 21, 40), ("circle", "rectangle", "triangle", "star", "cross", "ring"))
 OUTLINES = [  # of each label, to be stretched and moved
     _CIRCLE,
-    np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
-    np.array([(0, -1), (1, 1), (-1, 1)]),
-    _polygon(*[1, 0.4] * 5),
+    np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float),
+    np.array([(0, -1), (1, 1), (-1, 1)], float),
+    _polygon([1.0, 0.4] * 5),
     np.array(_CROSS + [(-x, -y) for x, y in _CROSS]),
     np.array(_RING),
 ]
@@ -86,7 +86,7 @@ OUTLINES = [  # of each label, to be stretched and moved
 def draw(settings: Settings, split: str, index: int) -> Scene:
     """The ``index``-th image of a split: a pure function of the seed, the split and the index."""
     random = np.random.default_rng([settings.seed, SPLITS.index(split), index])
-    size = settings.size
+    size, side = settings.size, float(settings.size)
     image = _background(random, size)
     ground = image[::4, ::4].mean(axis=(0, 1))  # of every 16th pixel: near enough to choose colours
     count = 0 if random.random() < EMPTY else int(random.integers(1, settings.max_objects + 1))
@@ -99,7 +99,12 @@ def draw(settings: Settings, split: str, index: int) -> Scene:
         stretch = math.exp(random.uniform(-0.25, 0.25))
         half_width, half_height = half * stretch, half / stretch
         x, y = random.uniform(0.8 * half, size - 0.8 * half, 2).tolist()
-        box = (max(x - half_width, 0), max(y - half_height, 0), min(x + half_width, size), min(y + half_height, size))
+        box = (
+            max(x - half_width, 0.0),
+            max(y - half_height, 0.0),
+            min(x + half_width, side),
+            min(y + half_height, side),
+        )
         if any(_overlap(box, other) > OVERLAP for other in boxes):
             continue
         x0, y0, x1, y1 = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
@@ -153,7 +158,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     """Intersection of two boxes (x0, y0, x1, y1) as a share of the smaller one."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return max(width, 0) * max(height, 0) / smaller
+    return max(width, 0.0) * max(height, 0.0) / smaller
 
 
 def write(root: str | Path, settings: Settings = DEFAULT) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -68,7 +68,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, row: int) -> Record:
+    def __getitem__(self, row: SupportsIndex) -> Record:
         example = self._records[int(self._positions[row])]
         height, width = self.sizes[row].tolist()
         if self._id_of_label:
@@ -119,15 +119,20 @@ def _slice(name: str) -> tuple[str, slice]:
 def _folder(data_dir: str, dataset: str) -> Path:
     """DATA_DIR/DATASET/VERSION, the newest version that is complete."""
     root = Path(data_dir).expanduser()
-    complete = [path.parent for path in (root / dataset).glob("*.*.*/dataset_info.json")]
-    versions = [path for path in complete if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    versions = _complete(root / dataset, "*")
     if not versions:
-        others = sorted({str(path.parents[1].relative_to(root)) for path in root.glob("**/[0-9]*/dataset_info.json")})
+        existing = ", ".join(sorted({str(path.parent.relative_to(root)) for path in _complete(root, "**")}))
         raise UserError(
-            f"no prepared dataset {dataset!r} in {root} (there is {', '.join(others) or 'none'}): make it with "
+            f"no prepared dataset {dataset!r} in {root} (there is {existing or 'none'}): make it with "
             f"python -m detr_jax.dataset prepare --name={dataset} --data_dir={root} --root=FOLDER"
         )
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+
+
+def _complete(root: Path, depth: str) -> list[Path]:
+    """The folders below that are named like a version and finished: 1.0.0 but not 1.0.0.incomplete."""
+    folders = [path.parent for path in root.glob(f"{depth}/dataset_info.json")]
+    return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
 
 
 def _choose(split: str, existing: list[str], where: str) -> str:

@@ -1,0 +1,85 @@
+"""The dataset program as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from detr_jax.data import shapes
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def dataset(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "detr_jax.dataset", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("program")
+    shapes.write(folder / "raw", shapes.Settings(train=10, val=4, size=48))
+    return folder
+
+
+def test_prepare_show_stats_check(folder):
+    data = ("--name=cells", f"--data_dir={folder}")
+    done = dataset("prepare", *data, f"--root={folder}/raw")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no progress bar where there is no terminal
+    truth = json.loads((folder / "raw/annotations/instances_train2017.json").read_text())
+    assert done.stdout.splitlines()[0].startswith("train: 10 images (")
+    assert f", 0 missing, {len(truth['annotations'])} boxes, 0 crowds, 0 degenerate boxes" in done.stdout
+
+    done = dataset("show", *data, "--n=4", f"--output={folder}/grid.png")
+    assert done.returncode == 0, done.stderr
+    assert min(Image.open(folder / "grid.png").size) > 300
+
+    done = dataset("stats", *data, "--split=train")
+    assert done.returncode == 0, done.stderr
+    circles = sum(row["category_id"] == 3 for row in truth["annotations"])
+    assert done.stdout.splitlines()[3].split()[:3] == ["3", "circle", str(circles)]
+
+    done = dataset("check", *data)
+    assert done.returncode == 0 and "train: 0 defects" in done.stdout, done.stderr
+
+
+def test_check_names_each_defect_and_fails(folder, tmp_path):
+    truth = json.loads((folder / "raw/annotations/instances_train2017.json").read_text())
+    truth["annotations"][0]["category_id"] = 99
+    truth["annotations"][1]["bbox"] = [500, 0, 5, 5]  # outside: left out, but no reason to stop
+    (tmp_path / "bad.json").write_text(json.dumps(truth))
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted((folder / "raw/train2017").iterdir())[1:]:
+        (images / path.name).write_bytes(path.read_bytes())
+    (images / "000002.jpg").write_bytes((images / "000002.jpg").read_bytes()[:600])
+    done = dataset("check", f"--train_images={images}", f"--train_annotations={tmp_path}/bad.json")
+    assert done.returncode == 1
+    assert "category 99" in done.stdout
+    assert "image file not found" in done.stdout and "000001.jpg" in done.stdout
+    assert "image 2 (" in done.stdout and "000002.jpg" in done.stdout
+    assert "train: 3 defects, 3 that stop training" in done.stdout
+    truth["annotations"][0]["category_id"] = 3
+    (tmp_path / "bad.json").write_text(json.dumps(truth))
+    images = folder / "raw/train2017"
+    done = dataset("check", f"--train_images={images}", f"--train_annotations={tmp_path}/bad.json")
+    assert done.returncode == 0
+    assert "box without area in the image, not trained on: annotation 2 of image 1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "no verb"),
+        (("prepare", "--name=x", "--root=/nowhere"), "--root=/nowhere is not a folder"),
+        (("prepare", "--name=x", "--train_images=/nowhere"), "--train_annotations is missing"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence):
+    done = dataset(*arguments)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and sentence in done.stderr and done.stderr.count("\n") == 1

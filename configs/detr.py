@@ -31,6 +31,7 @@ WORDS = {
         "optim.lr": 5e-4,
         "optim.lr_backbone": 5e-5,
         "train.batch_size": 8,
+        "train.eval_every": 100,
     },
     "debug": {
         "model.backbone": "resnet10",

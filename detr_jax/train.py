@@ -148,8 +148,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
     config, workdir = program.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir).expanduser()
     sharding.start_hosts()
-    # Compiled programs stay with the run, so that a restart takes seconds.
-    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
+    if jax.config.jax_compilation_cache_dir is None:  # compiled programs stay with the run: a restart takes seconds
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
     folder = workdir / "checkpoints"

@@ -55,7 +55,7 @@ class Pipeline:
             stop = len(plan) if isinstance(plan, EvalPlan) else 2**62
         steps = grain.MapDataset.source(range(start, stop))
         batches = steps.map(lambda step: load(source, plan[step].shard(host, hosts)))
-        self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
+        self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, max(threads, ahead))))
 
     def __iter__(self) -> Iterator[Batch]:
         return self

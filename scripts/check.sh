@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv and passes them: style, then the plain suite; --slow adds the long tests.
+# Tests on real photos run where DETR_JAX_REAL_DATA names a folder that holds coco128, bccd, weights, ...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/python -m pytest
+if [ "${1:-}" = "--slow" ]; then .venv/bin/python -m pytest -m slow; fi

@@ -136,7 +136,7 @@ UNREADABLE = {
     "no images": (GROUND_TRUTH | {"images": []}, "lists no images"),
 }
 MALFORMED = {
-    "no bbox": (with_annotation(bbox=None), "'bbox' is missing in annotations entry"),
+    "no bbox": (with_annotation(bbox=None), "'bbox' is missing in the annotations entry"),
     "three numbers": (with_annotation(bbox=[1, 2, 3]), "bbox is not four numbers"),
     "text as id": (with_annotation(image_id="a"), "wrong type"),
     "category id twice": (GROUND_TRUTH | {"categories": [{"id": 3, "name": "a"}] * 2}, "category id 3 is used twice"),

@@ -86,7 +86,7 @@ def scan(path: str | os.PathLike) -> CocoFile:
     columns = {name: array("q") for name in ("image", "size", "annotation", "image_of", "category_of", "crowd", "span")}
     boxes = array("d")
     first: dict[str | None, Any] = {}  # of each key, enough to tell what kind of file it is
-    reading = ""
+    key = value = None
     try:
         for key, value, start, end in json_stream.elements(path):
             if key not in first:
@@ -94,14 +94,14 @@ def scan(path: str | os.PathLike) -> CocoFile:
                 coco_json.refuse_other_kinds(path, first)
             if value == [] or key not in ("images", "annotations", "categories"):
                 continue
-            reading = f"{key} entry {json.dumps(value)[:120]}"
             if key == "images":
                 columns["image"].append(value["id"])
-                columns["size"].extend((value.get("height") or 0, value.get("width") or 0))
+                columns["size"].extend((int(value.get("height") or 0), int(value.get("width") or 0)))
                 names.append(os.fspath(value["file_name"]))
             elif key == "annotations":
-                x, y, width, height = value["bbox"]
-                boxes.extend((x, y, width, height))
+                if len(value["bbox"]) != 4:
+                    raise TypeError("bbox is not four numbers")
+                boxes.extend(value["bbox"])
                 columns["annotation"].append(value.get("id", -1))
                 columns["image_of"].append(value["image_id"])
                 columns["category_of"].append(value["category_id"])
@@ -112,12 +112,10 @@ def scan(path: str | os.PathLike) -> CocoFile:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a COCO annotation file") from error
     except ValueError as error:
-        if reading and "unpack" in str(error):
-            raise UserError(f"{path}: bbox is not four numbers in {reading}") from error
         raise UserError(f"{path} is not readable JSON ({error}): export or download the file again") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else f"a field has the wrong type ({error})"
-        raise UserError(f"{path}: {what} in {reading}") from error
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else f"a field is of the wrong type ({error})"
+        raise UserError(f"{path}: {what} in the {key} entry {json.dumps(value)[:120]}: correct the file") from error
     coco_json.refuse_incomplete(path, first)
     try:
         table = coco_json.categories({"categories": categories})

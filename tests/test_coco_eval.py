@@ -168,8 +168,6 @@ def test_ground_truth_as_results_is_perfect():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"bbox": [10, 10, 0, 40]}, "annotations 1 have boxes without area"),
-        ({"bbox": [10, 10, -5, 40]}, "without area"),
         ({"bbox": [200, 10, 50, 40]}, "outside of their image .annotations 1.:"),
         ({"bbox": [60, 50, 120, 110]}, "outside of their image"),  # corners written where width and height belong
         ({"image_id": 6}, "annotations 1 belong to images"),
@@ -183,6 +181,16 @@ def test_data_that_no_detector_could_find_stops_with_the_reason(change, words):
     truth["annotations"][0].update(change)
     with pytest.raises(UserError, match=words):
         coco_eval.check_ground_truth(truth)
+
+
+@pytest.mark.parametrize("box", [[10, 10, 0, 40], [10, 10, -5, 40]])
+def test_boxes_without_area_are_a_warning_unless_there_is_nothing_else(box):
+    truth = one_object(bbox=box)
+    with pytest.raises(UserError, match="nothing to score"):
+        coco_eval.check_ground_truth(truth)
+    truth["annotations"] += [{**one_object()["annotations"][0], "id": 2}]
+    (warning,) = coco_eval.check_ground_truth(truth)
+    assert "annotations 1 have boxes without area" in warning and "cannot exceed 0.5" in warning
 
 
 def test_duplicate_boxes_are_no_fault():

@@ -96,20 +96,17 @@ def test_tally_agrees_with_the_targets_of_each_image(file):
     assert tally.is_degenerate.tolist() == [False, False, False, True, True]
 
 
-def test_ground_truth_is_completed_for_pycocotools():
+def test_part_of_a_file_keeps_rows_as_they_are_and_fills_in_sizes():
     bare = {
         "images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "b"}],
         "annotations": [{"id": 0, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 3]}]
         + [{"id": 1, "image_id": 2, "category_id": 1, "bbox": [0, 0, 2, 3], "iscrowd": 1, "area": 5}],
         "categories": [{"id": 1, "name": "x"}],
     }
-    full = coco_json.for_evaluation(bare, {1: (4, 5)})
-    assert full["images"] == [{"id": 1, "file_name": "a", "height": 4, "width": 5}]
-    # id 0 would count as "no match" in pycocotools
-    assert full["annotations"] == [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 3], "iscrowd": 0, "area": 6.0}
-    ]
-    assert "iscrowd" not in bare["annotations"][0]
+    part = coco_json.of_images(bare, {1: (4, 5)})
+    assert part["images"] == [{"id": 1, "file_name": "a", "height": 4, "width": 5}]
+    assert part["annotations"] == bare["annotations"][:1]
+    assert len(bare["images"]) == 2
 
 
 def without(key):

@@ -1,4 +1,4 @@
-"""COCO annotations as dicts: reading a file, its classes, the rule that makes training targets, the ground truth.
+"""COCO annotations as dicts: reading a file, its classes, the rule that makes training targets.
 
 A file too large for dicts is read as columns by ``coco_columns``; the rules it shares are written here.
 """
@@ -130,28 +130,20 @@ def training_targets(
     return corners[kept], labels[kept]
 
 
-def for_evaluation(annotations: dict, sizes_of_image: dict[int, tuple[int, int]]) -> dict:
-    """The ground truth that pycocotools scores against: only these images, every field it needs filled in.
-
-    Missing ``area`` (of the box), ``iscrowd`` and image sizes are added. Annotation ids are renumbered from 1 where
-    one is missing or 0: pycocotools takes a match with annotation 0 for no match, which would cost the score.
+def of_images(annotations: dict, sizes_of_image: dict[int, tuple[int, int]]) -> dict:
+    """The part of a COCO dict that concerns some images, as it stands, with the sizes filled in where they are missing.
 
     Args:
-        annotations: a COCO dict as ``read`` returns it; not changed.
+        annotations: as ``read`` returns it; not changed.
         sizes_of_image: (height, width) of every image to keep.
     """
-    rows = [dict(row) for row in annotations["annotations"] if row["image_id"] in sizes_of_image]
-    if any(row.get("id", 0) == 0 for row in rows):
-        rows = [row | {"id": number} for number, row in enumerate(rows, start=1)]
-    for row in rows:
-        row.setdefault("iscrowd", 0)
-        row.setdefault("area", float(row["bbox"][2] * row["bbox"][3]))
     images = [
         {"height": sizes_of_image[image["id"]][0], "width": sizes_of_image[image["id"]][1]} | image
         for image in annotations["images"]
         if image["id"] in sizes_of_image
     ]
-    return {"info": {}, "licenses": []} | annotations | {"images": images, "annotations": rows}
+    rows = [row for row in annotations["annotations"] if row["image_id"] in sizes_of_image]
+    return annotations | {"images": images, "annotations": rows}
 
 
 def difference(first: Categories, second: Categories) -> list[str]:

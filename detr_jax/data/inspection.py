@@ -88,11 +88,12 @@ class Statistics(NamedTuple):
 def statistics(split: Split) -> Statistics:
     """Counts the ground truth of a split."""
     annotations = split.ground_truth()["annotations"]
-    single = [row for row in annotations if not row["iscrowd"]]
+    single = [row for row in annotations if not row.get("iscrowd")]
     label_of_id, row_of_image = split.categories.label_of_id, {i: row for row, i in enumerate(split.image_ids.tolist())}
     labels = np.array([label_of_id[row["category_id"]] for row in single], int)
     rows = np.array([row_of_image[row["image_id"]] for row in single], int)
-    sizes = np.digitize([row["area"] for row in single], AREA_LIMITS)
+    areas = [row.get("area", row["bbox"][2] * row["bbox"][3]) for row in single]
+    sizes = np.digitize(areas, AREA_LIMITS)
     boxes = np.zeros((len(label_of_id), 3), int)
     np.add.at(boxes, (labels, sizes), 1)
     occurrences = np.unique(np.stack([labels, rows], axis=1), axis=0)

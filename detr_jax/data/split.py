@@ -81,12 +81,12 @@ class Split:
         return Record(example["image"], int(example["image/id"]), name, boxes, labels)
 
     def ground_truth(self) -> dict:
-        """The COCO annotations of these images, crowds included, with every field that pycocotools needs.
+        """The COCO annotations of these images as the original file has them, crowds included.
 
-        They come from the original file; for ``coco/2017`` see ``stock_coco`` (areas without their fraction).
+        For ``coco/2017`` see ``stock_coco`` (areas without their fraction).
         """
         sizes = dict(zip(self.image_ids.tolist(), map(tuple, self.sizes.tolist()), strict=True))
-        return coco_json.for_evaluation(coco_json.read(self._annotations_path), sizes)
+        return coco_json.of_images(coco_json.read(self._annotations_path), sizes)
 
 
 def open_split(data_dir: str | os.PathLike, name: str, split: str) -> Split:

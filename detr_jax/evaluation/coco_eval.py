@@ -264,12 +264,16 @@ def ground_truth_as_results(ground_truth: dict) -> list[dict]:
     return results
 
 
+def _has_area(annotation: dict) -> bool:
+    return bool(min(annotation["bbox"][2:]) > 0)
+
+
 def check_ground_truth(ground_truth: dict) -> list[str]:
     """Makes sure that a perfect detector would get AP 1.0 on this data; call it before training.
 
     Returns:
-        Warnings, one sentence each, about what limits AP without being an error: boxes that reach a little beyond
-        their image, and more objects of a class in an image than COCO looks at.
+        Warnings, one sentence each, about what limits AP without being an error: boxes without area, which training
+        drops, boxes that reach a little beyond their image, and more objects of a class in an image than COCO looks at.
 
     Raises:
         UserError: even at IoU 0.5 a perfect detector would miss objects; the sentence names the annotations.
@@ -281,13 +285,18 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
     objects = [annotation for annotation in ground_truth["annotations"] if not annotation.get("iscrowd")]
     if not objects:
         raise UserError("the ground truth has no objects, so there is nothing to score: check the annotation file")
-    if empty := [a.get("id") for a in objects if not (a["bbox"][2] > 0 and a["bbox"][3] > 0)]:
-        raise UserError(
-            f"annotations {_some(empty)} have boxes without area, which nothing can match: remove them (a perfect "
-            "detector must be able to reach AP 1.0)"
-        )
-
     results = ground_truth_as_results(ground_truth)
+    warnings = []
+    if empty := [a.get("id") for a in objects if not _has_area(a)]:
+        warnings.append(
+            f"annotations {_some(empty)} have boxes without area, which nothing can match, "
+            f"so AP cannot exceed {evaluate(ground_truth, results).AP:.4f}"
+        )
+        objects = [a for a in objects if _has_area(a)]
+        if not objects:
+            raise UserError("no box of the ground truth has an area, so there is nothing to score: correct the file")
+        kept = [a for a in ground_truth["annotations"] if a.get("iscrowd") or _has_area(a)]
+        ground_truth = {**ground_truth, "annotations": kept}
     (image_id, class_id), most = Counter((a["image_id"], a["category_id"]) for a in objects).most_common(1)[0]
     # without COCO's limit on detections: it lowers AP, but it is no fault of the data
     images = [image["id"] for image in ground_truth["images"]]
@@ -306,7 +315,6 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
             f"their image (annotations {_some(missed)}): bbox must be [x, y, width, height] in "
             "pixels of the image whose width and height the file gives"
         )
-    warnings = []
     if AP < 1 - 1e-9:
         warnings.append(f"boxes reach beyond their image; training cuts them at its edge, so AP cannot exceed {AP:.4f}")
     if most > MAX_DETECTIONS:

@@ -55,15 +55,10 @@ def read_backbone(path: str | Path, shapes: Shapes) -> tuple[dict[str, np.ndarra
         ) from error
 
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("backbone/")}
-    found, unused = {}, []
     folded = not any(key.endswith("running_var") for key in source)
-    table = torch_names.RESNET + (torch_names.RESNET_FOLDED if folded else [])
-    for key, values in source.items():
-        name, transform = torch_names.name_of(key, table) or (None, None)
-        if name not in wanted:
-            unused.append(key)
-            continue
-        found[name] = torch_names.stored(values, transform).astype(np.float32)
+    arrays, unused = torch_names.to_here(source, torch_names.RESNET_FOLDED if folded else torch_names.RESNET)
+    unused += sorted(arrays.keys() - wanted.keys())
+    found = {name: array.astype(np.float32) for name, array in arrays.items() if name in wanted}
     if folded:
         unit = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
         for name, shape in wanted.items():

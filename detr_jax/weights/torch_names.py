@@ -1,7 +1,8 @@
 """How arrays are called in PyTorch's world and here: one declarative table per layout, read in both directions.
 
-A row pairs a key there with the name or names here; ``{}`` stands for a number and means the same on both sides. A key with
-three names is a tensor that packs query, key and value along its first axis. The transform says how values are stored.
+A row pairs a key there with the name or names here; ``{}`` stands for a number and means the same on both sides. A key
+with three names is a tensor that packs query, key and value along its first axis. The transform says how values are
+stored.
 """
 
 import re
@@ -43,11 +44,12 @@ def _conv(key: str, name: str) -> list[Row]:
     return [Row(f"{key}.weight", (f"{name}/kernel",), CONV)]
 
 
-def _prefixed(prefix: str, rows: list[Row]) -> list[Row]:
+def prefixed(prefix: str, rows: list[Row]) -> list[Row]:
+    """The same table for a model that is part of another one."""
     return [row._replace(key=prefix + row.key) for row in rows]
 
 
-# ---- backbones ---------------------------------------------------------------------------------------------------------
+# ---- backbones -----------------------------------------------------------------------------------------------------
 
 RESNET = [  # torchvision and timm
     *_conv("conv1", "backbone/conv1"),
@@ -89,7 +91,7 @@ for _stage in range(4):
         _RESNET_NATIVE += _conv(f"{_there}.layer.{_index}.convolution", f"{_here}/conv{_index + 1}")
         _RESNET_NATIVE += _batch_norm(f"{_there}.layer.{_index}.normalization", f"{_here}/norm{_index + 1}")
 
-# ---- the transformer and the heads -------------------------------------------------------------------------------------
+# ---- the transformer and the heads ---------------------------------------------------------------------------------
 
 
 def _packed_attention(key: str, name: str) -> list[Row]:
@@ -156,12 +158,12 @@ _HUGGINGFACE_BUT_BACKBONE = [
     Row("model.position_embedding.column_embeddings.weight", ("positions/columns",)),
 ]
 
-ORIGINAL = _prefixed("backbone.0.body.", RESNET) + _ORIGINAL_BUT_BACKBONE
-DETECTRON2 = _prefixed("detr.", _prefixed("backbone.0.backbone.", _RESNET_D2) + _ORIGINAL_BUT_BACKBONE)
-HUGGINGFACE_TIMM = _prefixed("model.backbone.conv_encoder.model.", RESNET) + _HUGGINGFACE_BUT_BACKBONE
-HUGGINGFACE = _prefixed("model.backbone.conv_encoder.model.", _RESNET_NATIVE) + _HUGGINGFACE_BUT_BACKBONE
+ORIGINAL = prefixed("backbone.0.body.", RESNET) + _ORIGINAL_BUT_BACKBONE
+DETECTRON2 = prefixed("detr.", prefixed("backbone.0.backbone.", _RESNET_D2) + _ORIGINAL_BUT_BACKBONE)
+HUGGINGFACE_TIMM = prefixed("model.backbone.conv_encoder.model.", RESNET) + _HUGGINGFACE_BUT_BACKBONE
+HUGGINGFACE = prefixed("model.backbone.conv_encoder.model.", _RESNET_NATIVE) + _HUGGINGFACE_BUT_BACKBONE
 
-# ---- reading a table ---------------------------------------------------------------------------------------------------
+# ---- reading a table -----------------------------------------------------------------------------------------------
 
 
 def translate(text: str, source: str, target: str) -> str | None:

@@ -1,0 +1,201 @@
+"""Files of other frameworks: read safely, recognised by what is in them and not by their names.
+
+.npz, .safetensors    read without PyTorch
+.pth                  read by PyTorch's weights-only loader, which never runs code from the file
+"""
+
+import hashlib
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from detr_jax.program import UserError
+from detr_jax.weights import torch_names
+from detr_jax.weights.torch_names import Row
+
+try:
+    import torch
+except ImportError:  # only .pth files need it
+    torch = None
+
+# The released files are named after their own digest, by which the dilated ones, equal in every shape, are known.
+RELEASED_DC5 = ("f0fb7ef5", "a2e86def", "da08f1b1")
+HUGGINGFACE_CONFIG = "config.json"
+IGNORED = "num_batches_tracked"  # a counter of batch norm that nothing reads
+
+
+class Layout(NamedTuple):
+    """One way to name the tensors of a model."""
+
+    title: str
+    sign: str  # a key that only this layout has
+    table: list[Row]
+    is_detector: bool = True
+
+
+LAYOUTS = [
+    Layout("a DETR of the original", "backbone.0.body.conv1.weight", torch_names.ORIGINAL),
+    Layout(
+        "a DETR of the original inside a mask model",
+        "detr.backbone.0.body.conv1.weight",
+        torch_names.prefixed("detr.", torch_names.ORIGINAL),
+    ),
+    Layout("a DETR of Detectron2", "detr.backbone.0.backbone.stem.conv1.weight", torch_names.DETECTRON2),
+    Layout(
+        "a Hugging Face DETR", "model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
+        torch_names.HUGGINGFACE,
+    ),
+    Layout(
+        "a Hugging Face DETR with a timm backbone", "model.backbone.conv_encoder.model.conv1.weight",
+        torch_names.HUGGINGFACE_TIMM,
+    ),
+    Layout(
+        "a Hugging Face DETR inside a mask model",
+        "detr.model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
+        torch_names.prefixed("detr.", torch_names.HUGGINGFACE),
+    ),
+    Layout(
+        "a Hugging Face DETR with a timm backbone inside a mask model",
+        "detr.model.backbone.conv_encoder.model.conv1.weight",
+        torch_names.prefixed("detr.", torch_names.HUGGINGFACE_TIMM),
+    ),
+    Layout("a ResNet", "layer1.0.bn1.weight", torch_names.RESNET, is_detector=False),
+    Layout("a ResNet with folded batch norm", "layer1.0.conv1.bias", torch_names.RESNET_FOLDED, is_detector=False),
+]  # fmt: skip
+
+# What other files look like, by keys that give them away.
+STRANGERS = {
+    "the demo notebook's model, whose layers differ from DETR's": ("linear_class.weight", "query_pos"),
+    "a Deformable DETR": ("transformer.level_embed",),
+    "a conditional or DAB-DETR": ("transformer.decoder.ref_point_head.layers.0.weight",),
+    "a vision transformer": ("cls_token",),
+}
+
+
+class Foreign(NamedTuple):
+    """A file's arrays by the names they have here."""
+
+    layout: Layout
+    arrays: dict[str, np.ndarray]
+    unused: list[str]  # keys without a place here
+    known: dict[str, Any]  # model settings that the shapes do not tell
+    classes: dict[int, str] | None  # name of each row of the class head, when the file says
+
+
+def read(path: str | Path) -> Foreign:
+    """Reads a file, or a folder with ``model.safetensors``.
+
+    Raises UserError: nothing there, damaged, of another kind, or none of the known layouts; names what it looks like.
+    """
+    path = Path(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"there is no file {file}; pass a .pth, .safetensors or .npz file with weights")
+    tensors, known = _read_tensors(file)
+    tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items() if not key.endswith(IGNORED)}
+    layout = recognise(tensors, file)
+    arrays, unused = torch_names.to_here(tensors, layout.table)
+    settings, classes = _huggingface_config(file.parent) if "Hugging Face" in layout.title else ({}, None)
+    return Foreign(layout, arrays, unused, known | settings, classes)
+
+
+def recognise(keys, path: Path) -> Layout:
+    """The layout of a set of keys. Raises UserError that says what they look like instead."""
+    for layout in LAYOUTS:
+        if layout.sign in keys:
+            return layout
+    for title, signs in STRANGERS.items():
+        if all(sign in keys for sign in signs):
+            raise UserError(f"{path} looks like {title}; it cannot be loaded as a DETR")
+    some = ", ".join(list(keys)[:3])
+    raise UserError(
+        f"{path} holds {len(keys)} tensors ({some}, ...) but neither a DETR nor a ResNet; pass a checkpoint of the "
+        "original, Detectron2, Hugging Face or torchvision"
+    )
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a file, whatever its container, and settings that came with them."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start[:2] == b"PK" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            is_numpy = all(name.endswith(".npy") for name in archive.namelist())
+        return (_read_npz(path), {}) if is_numpy else _read_torch(path)
+    if start[8:9] == b"{":
+        return _read_safetensors(path), {}
+    if start[:2] == b"\x80\x02":  # torch before 1.6
+        return _read_torch(path)
+    lowered = start.lstrip().lower()
+    looks = (
+        "empty" if not start
+        else "a web page: the download went wrong" if lowered.startswith((b"<!doctype", b"<html", b"<?xml"))
+        else "a truncated archive" if start[:2] == b"PK"
+        else "an ONNX model" if start[:1] == b"\x08" and b"onnx" in path.read_bytes()[:4096].lower() + start
+        else "a pickle" if start[:1] == b"\x80"
+        else "no file with weights"
+    )  # fmt: skip
+    raise UserError(f"{path} is {looks}; pass a .pth, .safetensors or .npz file with weights")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as archive:  # object arrays are refused: they would be unpickled
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or holds something else than arrays ({error}); get it again") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: it is no dictionary
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from error
+
+
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if torch is None:
+        raise UserError(f"{path} is a PyTorch file: type pip install torch, or convert it to safetensors elsewhere")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds Python objects beside tensors, and nothing is unpickled here; save only its state_dict, or "
+            "convert it to safetensors where you trust it"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a whole PyTorch file ({str(error).splitlines()[0]}); get it again") from error
+    args = content.get("args") if isinstance(content, dict) else None
+    for inner in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(inner), dict):
+            content = content[inner]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{path} is a PyTorch file but holds no table of tensors; save the model's state_dict")
+    known = {}
+    if isinstance(args, dict):
+        known = {"dilation": bool(args.get("dilation", False)), "heads": int(args.get("nheads", 8))}
+    elif hashlib.sha256(path.read_bytes()).hexdigest().startswith(RELEASED_DC5):
+        known = {"dilation": True}
+    return {key: tensor.float().numpy() for key, tensor in content.items()}, known
+
+
+def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | None]:
+    """What config.json beside the weights says and the shapes do not."""
+    try:
+        config = json.loads((folder / HUGGINGFACE_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}, None
+    backbone = config.get("backbone_config") or {}
+    known = {
+        "dilation": bool(config.get("dilation") or backbone.get("output_stride") == 16),
+        "heads": int(config.get("encoder_attention_heads", 8)),
+        "dropout": float(config.get("dropout", 0.1)),
+    }
+    labels = config.get("id2label")
+    return known, {int(row): str(name) for row, name in labels.items()} if labels else None

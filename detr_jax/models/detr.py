@@ -1,5 +1,7 @@
 """DETR (Carion et al. 2020, arXiv:2005.12872): a backbone, a transformer, and two heads on its object queries."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from detr_jax.models.network import Network, functional
 from detr_jax.models.position_encoding import LearnedPositions, SinePositions
 from detr_jax.models.preprocess import normalize
-from detr_jax.models.resnet import ResNet, valid_cells
+from detr_jax.models.resnet import ARCHITECTURES, ResNet, valid_cells
 from detr_jax.models.transformer import Transformer, linear
 from detr_jax.structures import Array, Predictions
 
@@ -79,6 +81,51 @@ class DETR(nnx.Module):
         logits = self.class_head(hidden).astype(jnp.float32)
         boxes = jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32))
         return Predictions(logits, boxes)
+
+
+def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
+    """The settings of a model whose arrays have these shapes.
+
+    What shapes do not tell has the original's value: no dilation, 32 features a head, dropout 0.1.
+
+    Raises ValueError when no model of this file has such arrays.
+    """
+
+    def count(pattern: str) -> int:
+        """How many numbers, from 0 or 1, continue this beginning of a name."""
+        return len({name[len(pattern) :].split("/")[0] for name in shapes if name.startswith(pattern)})
+
+    try:
+        stages = count("backbone/layer")
+        depths = tuple(count(f"backbone/layer{stage}/") for stage in range(1, stages + 1))
+        built = depths, "backbone/layer1/0/conv3/kernel" in shapes
+        (backbone,) = [
+            name
+            for name, architecture in ARCHITECTURES.items()
+            if (architecture.depths[:stages], architecture.bottleneck) == built
+        ]
+        num_queries, hidden_dim = shapes["query_positions"]
+        return {
+            "num_classes": shapes["class_head/kernel"][1] - 1,
+            "backbone": backbone,
+            "backbone_width": shapes["backbone/conv1/kernel"][-1],
+            "last_stage": f"layer{stages}",
+            "dilation": False,
+            "stride_in_1x1": False,
+            "norm": "frozen_batch" if "backbone/norm1/mean" in shapes else "group",
+            "position_embedding": "learned" if "positions/rows" in shapes else "sine",
+            "position_temperature": 10000.0,
+            "hidden_dim": hidden_dim,
+            "heads": max(hidden_dim // 32, 1),
+            "encoder_layers": count("transformer/encoder/"),
+            "decoder_layers": count("transformer/decoder/"),
+            "feed_forward_dim": shapes["transformer/decoder/0/feed_forward/linear1/kernel"][1],
+            "dropout": 0.1,
+            "num_queries": num_queries,
+            "pre_norm": "transformer/encoder_norm/scale" in shapes,
+        }
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"these arrays are no DETR of this project: {error} is missing or odd") from error
 
 
 def network(**settings) -> Network:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from detr_jax.program import UserError
 from detr_jax.weights import torch_names
@@ -153,8 +154,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: it is no dictionary
+        return load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from error
 

@@ -27,6 +27,7 @@ except ImportError:  # only .pth files need it
 # The released files are named after their own digest, by which the dilated ones, equal in every shape, are known.
 RELEASED_DC5 = ("f0fb7ef5", "a2e86def", "da08f1b1")
 HUGGINGFACE_CONFIG = "config.json"
+HUGGINGFACE_WEIGHTS = "model.safetensors"
 IGNORED = "num_batches_tracked"  # a counter of batch norm that nothing reads
 
 
@@ -94,7 +95,7 @@ def read(path: str | Path) -> Foreign:
     Raises UserError: nothing there, damaged, of another kind, or none of the known layouts; names what it looks like.
     """
     path = Path(path)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / HUGGINGFACE_WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"there is no file {file}; pass a .pth, .safetensors or .npz file with weights")
     tensors, known = _read_tensors(file)

@@ -1,103 +1,178 @@
-"""Values to start from: a backbone's published weights, or what fits of another checkpoint."""
+"""Values to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
 
+import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import huggingface_hub
 import jax
 import numpy as np
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from detr_jax.program import UserError
-from detr_jax.weights import checkpoints, torch_names
+from detr_jax.structures import Categories
+from detr_jax.weights import checkpoints, foreign
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 # FrozenBatchNorm divides by sqrt(var + 1e-5); for folded weights that must be 1.
 FOLDED_VAR = 1.0 - 1e-5
+UNIT_NORM = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
+HEAD = ("class_head/kernel", "class_head/bias")
+
+
+class Source(NamedTuple):
+    """Weights as they were found."""
+
+    path: Path
+    title: str  # what it is, in words
+    arrays: dict[str, np.ndarray]  # by name
+    unused: list[str]  # what the file holds beside them
+    known: dict[str, Any]  # model settings that the shapes do not tell
+    config: dict | None  # of the run, if it is a checkpoint of this project
+    categories: Categories | None  # rows of the class head, if the source says
+    is_detector: bool
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file, for the run's records; of a folder's list of checksums."""
+        file = self.path / checkpoints.CHECKSUMS if self.path.is_dir() else self.path
+        return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 class Report(NamedTuple):
     """What became of each array: names."""
 
     loaded: list[str]
+    partly: list[str]  # of a class head: the rows of the classes that both have
     fresh: list[str]  # of the model, not in the source: as initialised
     unused: list[str]  # of the source, without a place in the model
 
     def __str__(self) -> str:
-        def some(names):
-            return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        rows = {
+            "loaded": self.loaded, "rows by class": self.partly, "re-initialised": self.fresh, "unused": self.unused
+        }  # fmt: skip
 
-        lines = [f"  loaded          {len(self.loaded):4d} arrays"]
-        if self.fresh:
-            lines.append(f"  re-initialised  {len(self.fresh):4d} arrays: {some(self.fresh)}")
-        if self.unused:
-            lines.append(f"  unused          {len(self.unused):4d} arrays: {some(self.unused)}")
-        return "\n".join(lines)
+        def line(title, names):
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            return f"  {title:15} {len(names):4d} arrays" + (f": {some}" if title != "loaded" else "")
+
+        return "\n".join(line(title, names) for title, names in rows.items() if names or title == "loaded")
 
 
-def read_backbone(path: str | Path, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:
-    """The backbone's arrays out of an ``.npz`` with torchvision's key names, also with batch norm folded in.
+def find(source: str | Path, flag: str) -> Path:
+    """The local path of ``source``: itself, or what the Hugging Face hub (or its cache) has under that name.
 
-    Args:
-      shapes: of the model's arrays by name (``Network.shapes``).
-
-    Raises:
-      UserError: no such file, not an npz, not a ResNet, or one that does not fit ``config.model``.
+    Raises UserError when neither is there; it names the file, where it was looked for, and ``flag``, which takes a path.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; --config.model.backbone_weights takes the path of an .npz file")
+    path = Path(source).expanduser()
+    parts = str(source).split("/")
+    if path.exists() or len(parts) != 2 or not all(parts) or path.suffix in (".npz", ".pth", ".safetensors"):
+        return path
     try:
-        with np.load(path) as archive:
-            source = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+        for file in (foreign.HUGGINGFACE_CONFIG, foreign.HUGGINGFACE_WEIGHTS):
+            found = huggingface_hub.hf_hub_download(str(source), file)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"{path} is not a readable .npz of arrays ({error}); "
-            "--config.model.backbone_weights takes one with torchvision's key names"
+            f"{source} is no path here, and {file} of that name is neither in the cache "
+            f"({huggingface_hub.constants.HF_HUB_CACHE}) nor to be had from the hub ({type(error).__name__}); "
+            f"pass {flag} the path of a file or folder instead"
         ) from error
+    return Path(found).parent
 
+
+def read(source: str | Path, flag: str = "--checkpoint") -> Source:
+    """Weights of a workdir or checkpoint of this project, of a file of another framework, or of a name on the hub.
+
+    Raises UserError when there is nothing, or nothing that can be used.
+    """
+    path = find(source, flag)
+    if path.is_dir() and not (path / foreign.HUGGINGFACE_WEIGHTS).is_file():
+        return _read_own(checkpoints.find(path))
+    found = foreign.read(path)
+    categories = None
+    if found.classes is not None:
+        rows = sorted(found.classes)
+        categories = Categories(tuple(rows), tuple(found.classes[row] for row in rows))
+    return Source(
+        path / foreign.HUGGINGFACE_WEIGHTS if path.is_dir() else path,
+        found.layout.title,
+        {name: np.asarray(array, np.float32) for name, array in found.arrays.items()},
+        found.unused,
+        found.known,
+        None,
+        categories,
+        found.layout.is_detector,
+    )
+
+
+def _read_own(folder: Path) -> Source:
+    info = checkpoints.read_info(folder)
+    arrays = checkpoints.read_arrays(folder, "model", checkpoints.shapes(folder))
+    if (folder / "averaged").is_dir():
+        arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.shapes(folder, "averaged"))
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    categories = Categories(*(tuple(column) for column in info["categories"].values()))
+    return Source(folder, "a checkpoint of detr_jax", arrays, [], {}, info["config"], categories, True)
+
+
+def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:
+    """The backbone of a source, complete, for a model with these ``shapes`` (``Network.shapes``).
+
+    Batch norm that was folded into the convolutions comes back as a unit scale.
+    Raises UserError when an array of the backbone is missing or has another shape.
+    """
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("backbone/")}
-    folded = not any(key.endswith("running_var") for key in source)
-    arrays, unused = torch_names.to_here(source, torch_names.RESNET_FOLDED if folded else torch_names.RESNET)
-    unused += sorted(arrays.keys() - wanted.keys())
-    found = {name: array.astype(np.float32) for name, array in arrays.items() if name in wanted}
-    if folded:
-        unit = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
+    found = {name: array for name, array in source.arrays.items() if name in wanted}
+    if not any(name.endswith("/var") for name in found):
         for name, shape in wanted.items():
-            value = name.rpartition("/")[2]
-            if name not in found and value in unit:
-                found[name] = np.full(shape.shape, unit[value], np.float32)
-
+            value = UNIT_NORM.get(name.rpartition("/")[2])
+            if name not in found and value is not None:
+                found[name] = np.full(shape.shape, value, np.float32)
     missing = sorted(wanted.keys() - found.keys())
     if missing:
         raise UserError(
-            f"{path} has no values for {missing[0]} and {len(missing) - 1} other arrays of the backbone; "
-            "set --config.model.backbone, last_stage and norm=frozen_batch to what the file holds"
+            f"{source.path} ({source.title}) has no values for {missing[0]} and {len(missing) - 1} other arrays of the "
+            "backbone; set --config.model.backbone, last_stage and norm=frozen_batch to what the file holds"
         )
     for name, values in found.items():
         if values.shape != wanted[name].shape:
             raise UserError(
-                f"{path} holds {name} with shape {values.shape} but the model needs {wanted[name].shape}; "
+                f"{source.path} holds {name} with shape {values.shape} but the model needs {wanted[name].shape}; "
                 "set --config.model.backbone and backbone_width to what the file holds"
             )
-    return found, Report(sorted(found), [], sorted(unused))
+    unused = [*source.unused, *sorted(source.arrays.keys() - wanted.keys())]
+    return found, Report(sorted(found), [], [], unused)
 
 
-def read_fitting(path: str | Path, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:
-    """The arrays of a checkpoint of this project that fit the model by name and shape; for ``config.init_from``.
+def fit(source: Source, shapes: Shapes, fresh: dict, categories: Categories) -> tuple[dict[str, np.ndarray], Report]:
+    """What of a source fits a model by name and shape; a class head of other classes gives the rows of equal names.
 
-    Raises UserError when there is no intact checkpoint at ``path``, or when nothing of it fits.
+    Args:
+      shapes: of the model's arrays.
+      fresh: initial values of the class head, for the rows that the source does not have.
+      categories: the model's classes.
+
+    Raises UserError when nothing fits.
     """
-    folder = checkpoints.find(path)
-    item = "averaged" if (folder / "averaged").is_dir() else "model"
-    held = checkpoints.shapes(folder)
-    source = checkpoints.read_arrays(folder, "model", held)
-    if item == "averaged":
-        source.update(checkpoints.read_arrays(folder, item, checkpoints.shapes(folder, item)))
     found = {
-        name: np.asarray(values)
-        for name, values in source.items()
-        if name in shapes and shapes[name].shape == values.shape
+        name: array for name, array in source.arrays.items() if name in shapes and shapes[name].shape == array.shape
     }
+    partly = []
+    if source.categories is not None and source.categories.names != categories.names and HEAD[0] in source.arrays:
+        row_of_name = {name: row for row, name in enumerate(source.categories.names)}
+        shared = [(row_of_name[name], row) for row, name in enumerate(categories.names) if name in row_of_name]
+        from_rows, to_rows = zip(*shared, (-1, -1), strict=True)  # the last row, no object, always
+        for name in HEAD:
+            if source.arrays[name].shape[:-1] == shapes[name].shape[:-1]:
+                head = np.array(fresh[name])
+                head[..., list(to_rows)] = source.arrays[name][..., list(from_rows)]
+                found[name] = head
+                partly.append(name)
     if not found:
-        raise UserError(f"nothing in {folder} fits this model by name and shape; check --config.init_from")
-    fresh = sorted(shapes.keys() - found.keys())
-    return found, Report(sorted(found), fresh, sorted(source.keys() - found.keys()))
+        raise UserError(f"nothing in {source.path} ({source.title}) fits this model by name and shape")
+    return found, Report(
+        sorted(found.keys() - set(partly)),
+        partly,
+        sorted(shapes.keys() - found.keys()),
+        [*source.unused, *sorted(source.arrays.keys() - found.keys())],
+    )

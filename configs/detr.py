@@ -12,6 +12,8 @@ model for four steps: does everything run?). The paper's models take 300 to 500 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from detr_jax.data.buckets import COCO
+
 WORDS = {
     "r50": {},
     "r50_dc5": {"model.dilation": True},
@@ -60,12 +62,16 @@ def base() -> ConfigDict:
     config = ConfigDict()
     config.seed = 42
     config.dtype = "float32"  # of activations and matrix products; 'bfloat16' on GPU and TPU
-    config.init_from = placeholder(str)  # a workdir or checkpoint to start from; what fits by name and shape is loaded
+    config.init_from = placeholder(
+        str
+    )  # workdir, file or hub name to start from; what fits by name and shape is loaded
     config.freeze = ()  # parts that are not trained, by the beginning of their names: ('backbone',)
 
     config.model = ConfigDict()
     config.model.backbone = "resnet50"  # resnet10, resnet18, resnet34, resnet50, resnet101
-    config.model.backbone_weights = placeholder(str)  # .npz with torchvision's key names
+    config.model.backbone_weights = placeholder(
+        str
+    )  # .npz, .safetensors or .pth with torchvision's names, or a hub name
     config.model.backbone_width = 64  # channels of the stem
     config.model.last_stage = "layer4"  # 'layer3' is C4: stride 16
     config.model.dilation = False  # DC5: the last stage keeps its resolution
@@ -94,16 +100,7 @@ def base() -> ConfigDict:
     config.data.crop_scales = (400, 500, 600)
     config.data.crop_min = 384
     config.data.crop_max = 600
-    config.data.buckets = (  # canvases (height, width, target slots); one compilation each
-        (576, 768, 64),
-        (672, 896, 64),
-        (736, 992, 64),
-        (800, 1120, 64),
-        (800, 1344, 100),
-        (864, 640, 64),
-        (1024, 800, 64),
-        (1344, 800, 100),
-    )
+    config.data.buckets = tuple(tuple(b) for b in COCO)  # canvases (height, width, target slots); compiled once each
     config.data.threads = 8  # that read and decode
 
     config.loss = ConfigDict()

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from detr_jax import drawing
 from detr_jax.data import augmentation, buckets
+from detr_jax.data.coco_json import COCO_CATEGORIES
 from detr_jax.data.decode import decode, image_size
 from detr_jax.data.pipeline import Pipeline, to_device
 from detr_jax.data.plan import EvalPlan
@@ -20,7 +21,7 @@ from detr_jax.models import detr
 from detr_jax.models.network import Arrays, Network
 from detr_jax.program import UserError
 from detr_jax.structures import Categories, Detections
-from detr_jax.weights import checkpoints
+from detr_jax.weights import pretrained
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -194,19 +195,55 @@ def build_network(config: dict, num_classes: int) -> Network:
         raise UserError(f"--config.model cannot be built: {error}") from error
 
 
-def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detector:
-    """The detector of a workdir (its best checkpoint, else its last) or of one checkpoint's folder.
+def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categories, dict]:
+    """Network, classes and plain settings of a detector's weights; ``settings`` overrule what the source tells.
 
-    Raises UserError when there is no checkpoint or when it is damaged.
+    Raises UserError when the weights are no detector, or not all there.
     """
-    folder = checkpoints.find(checkpoint)
-    info = checkpoints.read_info(folder)
-    categories = Categories(tuple(info["categories"]["ids"]), tuple(info["categories"]["names"]))
-    network = build_network(info["config"], len(categories.ids))
-    arrays = checkpoints.read_arrays(folder, "model", network.shapes)
-    if (folder / "averaged").is_dir():
-        arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.shapes(folder, "averaged"))
+    if not source.is_detector:
+        raise UserError(f"{source.path} is {source.title}, not a detector; it can be --config.model.backbone_weights")
+    config, categories = source.config, source.categories
+    if config is None:
+        try:
+            model = detr.settings_of({name: array.shape for name, array in source.arrays.items()})
+        except ValueError as error:
+            raise UserError(f"{source.path} ({source.title}) is not complete: {error}") from error
+        known = {key: value for key, value in source.known.items() if key in model}
+        model |= known | settings
+        rows = model.pop("num_classes")
+        categories = categories or classes_of_rows(rows)
+        data = {"scales": [800], "max_size": 1333, "buckets": [list(bucket) for bucket in buckets.COCO], "threads": 8}
+        config = {"model": model, "dtype": "float32", "train": {"remat": False}, "data": data}
+    network = build_network(config, len(categories.ids))
+    for name, shape in network.shapes.items():
+        if name not in source.arrays or source.arrays[name].shape != shape.shape:
+            seen = f"has shape {source.arrays[name].shape}" if name in source.arrays else "is missing"
+            raise UserError(f"{source.path} ({source.title}): {name} {seen}; the model needs {shape.shape}")
+    return network, categories, config
+
+
+def classes_of_rows(rows: int) -> Categories:
+    """The classes that the rows of a published class head stand for, by their number.
+
+    91 and 250 rows are indexed by COCO's own ids (the eleven that were never used have no name), 80 by its classes in
+    order; others are only numbered.
+    """
+    if rows == len(COCO_CATEGORIES.ids):
+        return COCO_CATEGORIES
+    names = dict(zip(*COCO_CATEGORIES, strict=True)) if rows in (91, 250) else {}
+    return Categories(tuple(range(rows)), tuple(names.get(row, f"class {row}") for row in range(rows)))
+
+
+def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detector:
+    """The detector of a workdir (its best checkpoint, else its last), of one checkpoint's folder, of a file of another
+    framework (``.pth``, ``.safetensors``), or of a name on the Hugging Face hub.
+
+    Raises UserError when there is none, or when it is damaged or incomplete.
+    """
+    source = pretrained.read(checkpoint)
+    network, categories, config = of_source(source)
     if mesh is None:
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    arrays = {name: source.arrays[name] for name in network.shapes}
     arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
-    return Detector(network, arrays, categories, info["config"], mesh, detect_function(network, mesh))
+    return Detector(network, arrays, categories, config, mesh, detect_function(network, mesh))

@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
         first_step = sharding.agreed(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
         state = trainer.restore(folder / str(first_step)) if first_step else trainer.start(print)
         with (
-            Logbook(workdir, config, step=first_step, steps=trainer.total_steps) as logbook,
+            Logbook(workdir, config, step=first_step, steps=trainer.total_steps, sources=trainer.sources) as logbook,
             Checkpoints(folder, config["train"]["keep"]) as saved,
         ):
             for note in validation.notes:

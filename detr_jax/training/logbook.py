@@ -54,6 +54,7 @@ class Logbook:
         *,
         step: int = 0,
         steps: int,
+        sources: dict[str, str] | None = None,
         writes: bool | None = None,
         terminal: bool | None = None,
     ):
@@ -65,6 +66,7 @@ class Logbook:
             step: where the run goes on; rows of later steps, left by a run that was killed after its last
                 checkpoint, are dropped, so that the files equal those of an unbroken run.
             steps: how many the run will have.
+            sources: sha256 of each file of weights that the run starts from.
             writes: whether this process writes; by default only process 0 does.
             terminal: whether to show a progress bar; by default if standard error is a terminal.
         """
@@ -93,7 +95,7 @@ class Logbook:
         self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True) if terminal else None
 
         _write_lines(self._dir / "config.json", [json.dumps(config, indent=1, default=str)])
-        starts = _read_starts(self._dir / "run.json") + [_this_start(step)]
+        starts = _read_starts(self._dir / "run.json") + [_this_start(step) | {"weights_sha256": sources or {}}]
         _write_lines(self._dir / "run.json", [json.dumps({"starts": starts}, indent=1)])
         self.say(f"{'continues at' if step else 'starts at'} step {step} of {steps}: {shlex.join(sys.argv)}")
 

@@ -93,6 +93,7 @@ class Trainer:
             donate_argnums=0,
         )
         self._compiled: dict[Bucket, jax.stages.Compiled] = {}
+        self.sources: dict[str, str] = {}  # sha256 of the weights that the run started from
 
     def _make_state(self, arrays: dict) -> step.TrainState:
         """A state of step 0 with these arrays, and fresh ones for the names that are missing."""
@@ -101,18 +102,27 @@ class Trainer:
             {**fresh, **arrays}, self.network, tuple(self.config["freeze"]), self._tx, self._recipe.average_decay
         )
 
+    def _fresh_head(self) -> dict[str, jax.Array]:
+        """Initial values of the class head alone; the compiler leaves the rest of the model out."""
+        key = jax.random.key(self.config["seed"])
+        return jax.jit(lambda key: {name: self.network.init(key)[name] for name in pretrained.HEAD})(key)
+
     def start(self, say: Callable[[str], None]) -> step.TrainState:
         """The state of step 0: fresh, or with the weights that the settings name.
 
         Raises UserError when these cannot be loaded or ``freeze`` names no part of the model.
         """
-        arrays, weights, source = {}, self.config["model"]["backbone_weights"], self.config["init_from"]
+        arrays, weights, init_from = {}, self.config["model"]["backbone_weights"], self.config["init_from"]
         if weights:
-            arrays, report = pretrained.read_backbone(weights, self.network.shapes)
-            say(f"backbone weights from {weights}:\n{report}")
-        if source:
-            others, report = pretrained.read_fitting(source, self.network.shapes)
-            say(f"weights from {source}:\n{report}")
+            source = pretrained.read(weights, "--config.model.backbone_weights")
+            arrays, report = pretrained.fit_backbone(source, self.network.shapes)
+            self.sources[weights] = source.sha256
+            say(f"backbone weights from {weights} ({source.title}):\n{report}")
+        if init_from:
+            source = pretrained.read(init_from, "--config.init_from")
+            others, report = pretrained.fit(source, self.network.shapes, self._fresh_head(), self.categories)
+            self.sources[init_from] = source.sha256
+            say(f"weights from {init_from} ({source.title}):\n{report}")
             arrays |= others
         for part in self.config["freeze"]:
             if not any(name.startswith(part) for name in self.network.shapes):

@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
     model: dict[str, Any]  # name -> array
     averaged: dict[str, Any]  # empty without a moving average
-    progress: Any
+    progress: Any  # empty of weights that were not trained here
     info: dict
 
 
@@ -129,13 +129,9 @@ class Checkpoints:
         self._pending = (step, score is not None and score > self.best_score)
         if self._pending[1]:
             self.best_score = score
-        items = {
-            "model": ocp.args.StandardSave(stored.model),
-            "progress": ocp.args.StandardSave(stored.progress),
-            "info": ocp.args.JsonSave({**stored.info, "step": step, "AP": score}),
-        }
-        if stored.averaged:
-            items["averaged"] = ocp.args.StandardSave(stored.averaged)
+        trees = {"model": stored.model, "averaged": stored.averaged, "progress": stored.progress}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
+        items["info"] = ocp.args.JsonSave({**stored.info, "step": step, "AP": score})
         self._manager.save(
             step, args=ocp.args.Composite(**items), metrics=None if score is None else {"AP": float(score)}
         )

@@ -62,7 +62,7 @@ class Report(NamedTuple):
 def find(source: str | Path, flag: str) -> Path:
     """The local path of ``source``: itself, or what the Hugging Face hub (or its cache) has under that name.
 
-    Raises UserError when neither is there; it names the file, where it was looked for, and ``flag``, which takes a path.
+    Raises UserError when neither is there: the file, where it was looked for, and ``flag``, which takes a path.
     """
     path = Path(source).expanduser()
     parts = str(source).split("/")
@@ -123,6 +123,10 @@ def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray],
     """
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("backbone/")}
     found = {name: array for name, array in source.arrays.items() if name in wanted}
+    if not any(name.endswith("/var") for name in wanted):
+        raise UserError(
+            f"{source.path} holds batch norm, which this model does not have; set --config.model.norm=frozen_batch"
+        )
     if not any(name.endswith("/var") for name in found):
         for name, shape in wanted.items():
             value = UNIT_NORM.get(name.rpartition("/")[2])

@@ -1,0 +1,131 @@
+"""Weights of DETR from one framework to another: ``python -m detr_jax.convert --source=S --output=O [--to=jax]``.
+
+Sources: a ``.pth`` of the original or of Detectron2, a Hugging Face ``model.safetensors`` or its folder, a name on the
+hub, a workdir or checkpoint of this project. Targets: ``jax`` (a checkpoint for evaluate, predict and init_from),
+``official`` (a ``.pth`` that the original loads; needs PyTorch), ``huggingface`` (a folder for ``from_pretrained``).
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from safetensors.numpy import save_file
+
+from detr_jax import detector, program
+from detr_jax.files import replacing
+from detr_jax.models.resnet import ARCHITECTURES
+from detr_jax.program import UserError
+from detr_jax.structures import Categories
+from detr_jax.weights import foreign, pretrained, torch_names
+from detr_jax.weights.checkpoints import Checkpoints, Stored
+
+TARGETS = ("jax", "official", "huggingface")
+flags.DEFINE_string("source", None, "File, folder, workdir or hub name to read.", required=True)
+flags.DEFINE_string("output", None, "File or folder to write.", required=True)
+flags.DEFINE_enum("to", "jax", TARGETS, "What to write.")
+flags.DEFINE_bool("dilation", None, "Whether the model is a DC5 one, where the source does not tell.")
+
+
+def write_jax(output: Path, arrays: dict[str, np.ndarray], categories: Categories, config: dict) -> None:
+    """A checkpoint of step 0."""
+    info = {"config": config, "categories": categories._asdict()}
+    with Checkpoints(output / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(0, Stored(arrays, {}, {}, info))
+
+
+def write_official(output: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A file for ``model.load_state_dict(torch.load(file)["model"])`` of the original."""
+    if foreign.torch is None:
+        raise UserError("--to=official writes a PyTorch file: type pip install torch")
+    tensors = torch_names.to_there(arrays, torch_names.ORIGINAL)
+    with replacing(output) as path:
+        content = {key: foreign.torch.from_numpy(np.array(tensor)) for key, tensor in tensors.items()}
+        foreign.torch.save({"model": content}, path)
+
+
+def huggingface_config(model: dict, categories: Categories) -> dict:
+    """``config.json`` of transformers' DETR. A dilated backbone exists there with timm only."""
+    depths, bottleneck = ARCHITECTURES[model["backbone"]]
+    widths = [model["backbone_width"] * 2**stage * (4 if bottleneck else 1) for stage in range(4)]
+    if model["dilation"]:
+        backbone = {"use_timm_backbone": True, "backbone": model["backbone"], "dilation": True, "backbone_config": None}
+    else:
+        native = {
+            "model_type": "resnet", "embedding_size": model["backbone_width"], "hidden_sizes": widths,
+            "depths": list(depths), "layer_type": "bottleneck" if bottleneck else "basic", "out_features": ["stage4"],
+        }  # fmt: skip
+        backbone = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "dilation": False}
+        backbone["backbone_config"] = native
+    names = {str(row): name for row, name in enumerate(categories.names)}
+    return backbone | {
+        "model_type": "detr", "architectures": ["DetrForObjectDetection"], "num_queries": model["num_queries"],
+        "d_model": model["hidden_dim"], "encoder_layers": model["encoder_layers"],
+        "decoder_layers": model["decoder_layers"], "encoder_ffn_dim": model["feed_forward_dim"],
+        "decoder_ffn_dim": model["feed_forward_dim"], "encoder_attention_heads": model["heads"],
+        "decoder_attention_heads": model["heads"], "dropout": model["dropout"],
+        "position_embedding_type": model["position_embedding"], "id2label": names,
+        "label2id": {name: int(row) for row, name in names.items()},
+    }  # fmt: skip
+
+
+def write_huggingface(output: Path, arrays: dict[str, np.ndarray], categories: Categories, config: dict) -> None:
+    """A folder for ``DetrForObjectDetection.from_pretrained``."""
+    model = config["model"]
+    table = torch_names.HUGGINGFACE_TIMM if model["dilation"] else torch_names.HUGGINGFACE
+    tensors = torch_names.to_there(arrays, table)
+    output.mkdir(parents=True, exist_ok=True)
+    with replacing(output / foreign.HUGGINGFACE_WEIGHTS) as path:
+        save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, path, {"format": "pt"})
+    with replacing(output / foreign.HUGGINGFACE_CONFIG) as path:
+        path.write_text(json.dumps(huggingface_config(model, categories), indent=1))
+
+
+def refuse_what_is_unknown_there(model: dict, to: str) -> None:
+    """Raises UserError for a model that the other framework does not have."""
+    only_here = {
+        "stride_in_1x1": model["stride_in_1x1"],
+        "norm": model["norm"] != "frozen_batch",
+        "last_stage": model["last_stage"] != "layer4",
+        "position_temperature": model["position_temperature"] != 10000,
+        "pre_norm": model["pre_norm"] and to == "huggingface",
+    }
+    for name, alone in only_here.items():
+        if alone:
+            raise UserError(f"--to={to} knows no model with {name}={model[name]!r}; it stays a checkpoint of detr_jax")
+
+
+def main(argv: list[str]) -> None:
+    """Reads, converts, writes, and says what became of each tensor."""
+    args = flags.FLAGS
+    output = Path(args.output).expanduser()
+    if output.exists():
+        raise UserError(f"--output={output} exists already; choose another name")
+    source = pretrained.read(args.source, "--source")
+    overruled = {} if args.dilation is None else {"dilation": args.dilation}
+    network, categories, config = detector.of_source(source, **overruled)
+    arrays = {name: source.arrays[name] for name in network.shapes}
+    extra = sorted(source.arrays.keys() - network.shapes.keys())
+    report = pretrained.Report(sorted(arrays), [], [], [*source.unused, *extra])
+    try:
+        if args.to == "jax":
+            write_jax(output, arrays, categories, config)
+        else:
+            refuse_what_is_unknown_there(config["model"], args.to)
+            if args.to == "official":
+                write_official(output, arrays)
+            else:
+                write_huggingface(output, arrays, categories, config)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+    model = config["model"]
+    print(
+        f"{source.path} is {source.title}: {model['backbone']}{' DC5' if model['dilation'] else ''}, "
+        f"{model['num_queries']} queries, {len(categories.ids)} classes\n{report}\nwritten to {output} ({args.to})"
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -179,7 +179,6 @@ def best(folder: Path) -> str:
     return (folder / checkpoints.BEST).resolve().name
 
 
-# FAILS after the restart: orbax's BestN does not know the scores of steps of an earlier start and deletes the best.
 def test_the_newest_and_the_best_are_kept(tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, {1: 0.1, 2: 0.5, 3: None, 4: 0.2, 5: None}, keep=2)
@@ -190,7 +189,6 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert checkpoints.steps(folder) == [7] and best(folder) == "7"
 
 
-# FAILS: of equal scores our link takes the first and orbax keeps the last, so the link points at nothing.
 @pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1), (-1.0, -1.0)])
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"
@@ -213,7 +211,6 @@ def test_a_step_is_not_written_twice(workdir):
     assert {path: path.stat().st_mtime_ns for path in (folder / "20").rglob("*")} == before and best(folder) == "10"
 
 
-# FAILS: ``Checkpoints.__init__`` reads the best's JSON without asking whether it is damaged (JSONDecodeError).
 def test_a_damaged_best_does_not_stop_the_run(workdir):
     folder = workdir / "checkpoints"
     (folder / "10" / "info" / "metadata").write_text("{")

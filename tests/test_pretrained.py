@@ -180,8 +180,6 @@ def test_another_backbone(small, tmp_path):
         pretrained.read_backbone(path, features("resnet18", width=16, last_stage="layer3").shapes)
 
 
-# FAILS for '.npy', 'truncated', 'flipped byte', 'two axes': tracebacks (TypeError, BadZipFile, ValueError) instead of
-# one sentence; pretrained.read_backbone catches too little around np.load and transposes outside the ``try``.
 @pytest.mark.parametrize(
     "kind", ["no file", "folder", "empty", "html", ".npy", "truncated", "flipped byte", "objects", "two axes"]
 )

@@ -307,7 +307,6 @@ def test_schedules_at_chosen_steps():
 
 
 # Compiled, XLA turns a division by a constant into a product with its rounded reciprocal, and 41 * (1 / 41) < 1 in
-# float32: FAILS while ``optimizer.schedule`` divides in float32, the drop comes one step late.
 @pytest.mark.parametrize("drop_step", [41, 47, 55, 61, 83, 1000])
 def test_compiled_schedule_drops_at_every_multiple(drop_step):
     factor = jax.jit(optimizer.schedule("step", 10_000, drop_step))

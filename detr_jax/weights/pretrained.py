@@ -1,5 +1,7 @@
 """Values to start from: a backbone's published weights, or what fits of another checkpoint."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +48,11 @@ def read_backbone(path: str | Path, shapes: Shapes) -> tuple[dict[str, np.ndarra
     if not path.is_file():
         raise UserError(f"there is no file {path}; --config.model.backbone_weights takes the path of an .npz file")
     try:
+        with zipfile.ZipFile(path):  # np.load would also take a .npy or a pickle
+            pass
         with np.load(path) as archive:
             source = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} is not a readable .npz of arrays ({error}); "
             "--config.model.backbone_weights takes one with torchvision's key names"
@@ -63,6 +67,11 @@ def read_backbone(path: str | Path, shapes: Shapes) -> tuple[dict[str, np.ndarra
         if name not in wanted:
             unused.append(key)
             continue
+        if np.ndim(values) != len(wanted[name].shape):
+            raise UserError(
+                f"{path} holds {key} with {np.ndim(values)} axes, not {len(wanted[name].shape)}; "
+                "--config.model.backbone_weights takes an .npz with torchvision's key names"
+            )
         found[name] = torch_names.stored(values, transform).astype(np.float32)
     if folded:
         unit = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}

@@ -137,7 +137,6 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
 SIZES = np.array([[30, 41], [32, 48]], np.int32)
 
 
-# FAILS (with all tests that call the model) while sine_positions annotates "B cells D/2": D is no axis of an argument.
 @pytest.fixture(scope="module")
 def small():
     net = network(backbone="resnet10", last_stage="layer3", **SMALL)

@@ -306,7 +306,7 @@ def test_schedules_at_chosen_steps():
         optimizer.schedule("linear", 10, 5)
 
 
-# Compiled, XLA turns a division by a constant into a product with its rounded reciprocal, and 41 * (1 / 41) < 1 in
+# Compiled, XLA turns a division by a constant into a product with its rounded reciprocal: 41 * (1 / 41) < 1.
 @pytest.mark.parametrize("drop_step", [41, 47, 55, 61, 83, 1000])
 def test_compiled_schedule_drops_at_every_multiple(drop_step):
     factor = jax.jit(optimizer.schedule("step", 10_000, drop_step))

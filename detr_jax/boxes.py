@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from detr_jax.structures import Array
 
-EPSILON = 1e-7  # keeps 0/0 out of the overlap of two empty boxes; below float32's resolution for any real box
+EPSILON = 1e-12  # keeps 0/0 out of the overlap of two empty boxes; far below a box of one pixel
 
 
 def to_xyxy(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 4"]:

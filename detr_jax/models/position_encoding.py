@@ -16,7 +16,7 @@ def sine_positions(
     features = width // 2
     frequencies = temperature ** (-2.0 * (jnp.arange(features) // 2) / features)
 
-    def encode(cells: int, length: Int[Array, " B"]) -> Float[Array, "B cells D/2"]:
+    def encode(cells: int, length: Int[Array, " B"]) -> Float[Array, "B cells half"]:
         length = length[:, None]
         position = jnp.minimum(jnp.arange(cells)[None] + 1, length)  # counted from 1; padding repeats the last cell
         angle = position / (length + 1e-6) * (2 * jnp.pi)

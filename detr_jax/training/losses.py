@@ -73,7 +73,8 @@ def losses(
 
     query = jnp.minimum(query_of_target, queries - 1)[..., None]
     matched = jnp.take_along_axis(predictions.boxes.astype(jnp.float32), query, axis=2)  # [L B T 4]
-    target_boxes = targets.boxes[None]
+    # Selected before the arithmetic as well as after it: the gradient of |x - NaN| is NaN, even times 0.
+    target_boxes = jnp.where(targets.valid[..., None], targets.boxes, 0.0)[None]
     distance = jnp.sum(jnp.abs(matched - target_boxes), axis=-1)
     overlap = boxes.giou(boxes.to_xyxy(matched), boxes.to_xyxy(target_boxes))
 

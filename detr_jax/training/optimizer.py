@@ -30,7 +30,7 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
     ``floor`` at ``total_steps``; 'constant' stays at 1. A linear warm-up of ``warmup_steps`` comes first with all.
     """
     shapes = {
-        "step": lambda step: 0.1 ** jnp.floor(step / drop_step),
+        "step": lambda step: 0.1 ** (step // drop_step).astype(jnp.float32),
         "cosine": lambda step: (
             floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / max(total_steps, 1), 0, 1)))
         ),
@@ -40,7 +40,7 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
         raise ValueError(f"unknown schedule {kind!r}; choose from {sorted(shapes)}")
 
     def factor(step):
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(step, jnp.int32)
         return shapes[kind](step) * jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
 
     return factor

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -85,6 +84,16 @@ def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | Non
     return None
 
 
+class _Keep(checkpoint_managers.PreservationPolicy):
+    """Keeps the step that ``which()`` names when a checkpoint is written."""
+
+    def __init__(self, which: Callable[[], int | None]):
+        self._which = which
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        return [checkpoint.step == self._which() for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -96,13 +105,12 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._pending: tuple[int, bool] = (-1, False)  # step being written, and whether it is the best so far
+        self._writing: int | None = None  # the step being written
         keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(max(keep, 1)),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["AP"], n=1, keep_checkpoints_without_metrics=False
-                ),
+                # Not orbax's BestN: it forgets the scores of earlier starts, and would delete the best of them.
+                _Keep(lambda: self._best_step),
             ]
         )
         self._manager = ocp.CheckpointManager(
@@ -113,10 +121,11 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             ),
         )
-        best = self.folder / BEST
-        self.best_score = -np.inf
-        if (best / "info").is_dir():
-            self.best_score = read_info(best)["AP"] or -np.inf
+        scores = {step: self.score(step) for step in steps(self.folder)}
+        scored = [step for step, score in scores.items() if score is not None]
+        self._best_step = max(scored, key=scores.get, default=None)  # the first, of equals
+        if self._best_step is not None:
+            self._link_best()  # again: a process that was killed may have left a link to a step it did not finish
 
     def save(self, step: int, stored: Stored, score: float | None = None) -> None:
         """Copies the arrays from the device and returns; a thread writes and commits them.
@@ -126,32 +135,35 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._manager.wait_until_finished()
-        self._pending = (step, score is not None and score > self.best_score)
-        if self._pending[1]:
-            self.best_score = score
+        self._writing = step
+        if score is not None and (self._best_step is None or score > self.score(self._best_step)):
+            self._best_step = step
         trees = {"model": stored.model, "averaged": stored.averaged, "progress": stored.progress}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
         items["info"] = ocp.args.JsonSave({**stored.info, "step": step, "AP": score})
-        self._manager.save(
-            step, args=ocp.args.Composite(**items), metrics=None if score is None else {"AP": float(score)}
-        )
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def score(self, step: int) -> float | None:
-        """AP of a step, or None when it was not evaluated before it was saved."""
-        return read_info(self.folder / str(step))["AP"]
+        """AP of a step, or None when it was not evaluated before it was saved, or cannot be read."""
+        try:
+            return read_info(self.folder / str(step))["AP"]
+        except (OSError, ValueError, KeyError):
+            return None
 
     def _before_commit(self) -> None:
         """Runs when all files of a checkpoint are written and before orbax renames its folder."""
         if jax.process_index():
             return
-        step, is_best = self._pending
-        (writing,) = self.folder.glob(f"{step}.orbax-checkpoint-tmp*")
-        (writing / CHECKSUMS).write_text(json.dumps(_digests(writing)))
-        if is_best:
-            link = self.folder / f".{BEST}.{os.getpid()}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(str(step))
-            link.replace(self.folder / BEST)
+        (folder,) = self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        (folder / CHECKSUMS).write_text(json.dumps(_digests(folder)))
+        if self._best_step == self._writing:
+            self._link_best()
+
+    def _link_best(self) -> None:
+        link = self.folder / f".{BEST}.{os.getpid()}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(str(self._best_step))
+        link.replace(self.folder / BEST)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -1,0 +1,467 @@
+"""The model: published parameter counts, padding that does not matter, and each part against a slow loop."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import detr as configs
+from detr_jax import detector, program
+from detr_jax.models import position_encoding, resnet, transformer
+from detr_jax.models.preprocess import MEAN, STD, normalize
+
+SMALL = dict(
+    backbone_width=8, hidden_dim=32, heads=4, encoder_layers=1, decoder_layers=2, feed_forward_dim=64, num_queries=7
+)
+
+
+@functools.cache
+def network(words: str = "r50", classes: int = 91, dtype: str = "float32", **model):
+    config = configs.get_config(words)
+    config.model.update(model)
+    config.dtype = dtype
+    return detector.build_network(program.plain(config), classes)
+
+
+# Half the time to compile; the numbers are the same.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+
+
+def fill(net, seed: int = 0) -> dict[str, np.ndarray]:
+    """Values for every array, none of them 0 or 1, so that nothing passes because a norm does nothing."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in net.shapes.items():
+        if name.endswith(("/var", "/scale")):
+            # Small in the backbone: or 16 residual blocks make numbers, and their rounding errors, 100 times larger.
+            values = rng.uniform(0.5, 1.5, shape.shape) * (0.5 if "/scale" in name and "backbone" in name else 1)
+        elif name.endswith(("/mean", "/bias")):
+            values = rng.normal(0, 0.3, shape.shape)
+        elif name.endswith("/kernel"):
+            values = rng.normal(0, math.sqrt(1.5 / np.prod(shape.shape[:-1])), shape.shape)
+        else:
+            values = rng.normal(0, 1, shape.shape)
+        arrays[name] = values.astype(np.float32)
+    return arrays
+
+
+# --- Parameter counts, by shapes alone ---
+
+
+def count(net, start: str = "", frozen: bool = False, suffix: str = "") -> int:
+    return sum(
+        math.prod(shape.shape)
+        for name, shape in net.shapes.items()
+        if name.startswith(start) and name.endswith(suffix) and (name in net.frozen) == frozen
+    )
+
+
+@pytest.mark.parametrize(
+    "words, trained",
+    [
+        ("r50", 41_302_368),  # the original's log.txt says so
+        pytest.param("r50_dc5", 41_302_368, marks=pytest.mark.slow),
+        ("r101", 60_242_272),
+        pytest.param("r101_dc5", 60_242_272, marks=pytest.mark.slow),
+        # Convolutions of layer2 and layer3 + projection + 3 encoder layers + 3 decoder layers and a norm + queries +
+        # class head + box head, written out:
+        ("r18_c4", 2_621_440 + 32_896 + 3 * 198_272 + 3 * 264_576 + 256 + 12_800 + 11_868 + 33_540),
+        # All convolutions and group norms of a ResNet-10 + the same with one and two layers of width 32.
+        ("debug", 308_016 + 1_440 + 4_128 + 8_544 + 2 * 12_832 + 64 + 3_200 + 3_036 + 2_244),
+    ],
+)
+def test_trained_parameters(words, trained):
+    assert count(network(words)) == trained
+
+
+def test_parts_of_the_r50():
+    net = network()
+    assert count(net) + count(net, frozen=True, suffix="/kernel") == 41_524_768
+    assert count(net, "backbone/", frozen=True) - count(net, "backbone/", frozen=True, suffix="/kernel") == 4 * 26_560
+    assert count(net, "transformer/encoder") == 7_890_432
+    assert count(net, "transformer/decoder") == 9_473_024
+    assert count(network(classes=250)) == 41_302_368 + 40_863
+    assert all(shape.dtype == jnp.float32 for shape in net.shapes.values())
+
+
+def test_frozen_is_batch_norm_and_all_below_layer2():
+    net = network()
+    for name in net.shapes:
+        frozen = re.match(r"backbone/(conv1|norm1|layer1)/", name) or ("backbone/" in name and "norm" in name)
+        assert (name in net.frozen) == bool(frozen), name
+    assert not network("debug").frozen  # group norm: everything is trained
+
+
+# --- Padding ---
+
+
+def place(image: np.ndarray, canvas: tuple[int, int], garbage: np.random.Generator) -> np.ndarray:
+    """The image in the top left corner of a canvas of noise."""
+    full = garbage.integers(0, 256, (*canvas, 3), np.uint8)
+    full[: image.shape[0], : image.shape[1]] = image
+    return full
+
+
+INERT = {
+    "r50": dict(),
+    "r50_dc5": dict(dilation=True),
+    "r18_c4": dict(backbone="resnet18", last_stage="layer3"),
+    "group norm, Caffe strides": dict(norm="group", stride_in_1x1=True, last_stage="layer3"),
+}
+
+
+@pytest.mark.parametrize("name", INERT)
+def test_an_image_alone_and_in_a_larger_batch_and_canvas(name):
+    net = network(**SMALL, **INERT[name])
+    arrays, apply = fill(net), jit(net.apply)
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (61, 87, 3), np.uint8)
+    alone = apply(arrays, image[None], np.array([[61, 87]], np.int32))
+    assert np.ptp(alone.boxes) > 0.05  # not a constant
+    others = [rng.integers(0, 256, size, np.uint8) for size in ((96, 33, 3), (5, 128, 3))]
+    for position in (0, 2):
+        images = [*others[:position], image, *others[position:]]
+        batch = np.stack([place(one, (96, 128), rng) for one in images])
+        sizes = np.array([one.shape[:2] for one in images], np.int32)
+        together = apply(arrays, batch, sizes)
+        np.testing.assert_allclose(together.logits[:, position], alone.logits[:, 0], atol=1e-5)
+        np.testing.assert_allclose(together.boxes[:, position], alone.boxes[:, 0], atol=1e-5)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+SIZES = np.array([[30, 41], [32, 48]], np.int32)
+
+
+@pytest.fixture(scope="module")
+def small():
+    net = network(backbone="resnet10", last_stage="layer3", **SMALL)
+    return net, fill(net), jit(net.apply)
+
+
+def test_an_empty_row_is_finite_and_changes_nothing(small):
+    net, arrays, apply = small
+    full = apply(arrays, IMAGES, SIZES)
+    half = apply(arrays, IMAGES, np.array([SIZES[0], [0, 0]], np.int32))
+    assert all(np.isfinite(x).all() for x in half)
+    np.testing.assert_allclose(half.logits[:, 0], full.logits[:, 0], atol=1e-5)
+
+
+def test_shapes_and_ranges(small):
+    net, arrays, apply = small
+    found = apply(arrays, IMAGES, SIZES)
+    assert found.logits.shape == (2, 2, 7, 92) and found.boxes.shape == (2, 2, 7, 4)
+    assert found.boxes.min() > 0 and found.boxes.max() < 1
+
+
+def test_dropout_only_with_a_key_and_the_same_with_the_same_key(small):
+    net, arrays, apply = small
+    inputs = IMAGES, SIZES
+    without = apply(arrays, *inputs)
+    first, again, second = (apply(arrays, *inputs, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.logits, again.logits)
+    assert np.abs(first.logits - second.logits).max() > 1e-3
+    assert np.abs(first.logits - without.logits).max() > 1e-3
+    np.testing.assert_array_equal(apply(arrays, *inputs).logits, without.logits)
+    assert np.ptp(first.logits[0, 0], axis=0).max() > 1e-3  # each query has its own mask
+
+
+def test_bfloat16_computes_coarsely_and_answers_in_float32(small):
+    _, arrays, apply = small
+    net = network(backbone="resnet10", last_stage="layer3", dtype="bfloat16", **SMALL)
+    found, exact = jit(net.apply)(arrays, IMAGES, SIZES), apply(arrays, IMAGES, SIZES)
+    assert found.logits.dtype == found.boxes.dtype == jnp.float32
+    difference = np.abs(found.logits - exact.logits).max()
+    assert 1e-4 < difference < 0.3
+    assert all(shape.dtype == jnp.float32 for shape in net.shapes.values())
+
+
+def test_pixels_are_normalised_as_in_torchvision():
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 3), np.uint8)
+    found = np.asarray(normalize(image, np.array([[2, 3]], np.int32), jnp.float32))[0]
+    for row, column, color in np.ndindex(3, 4, 3):
+        wanted = (image[0, row, column, color] / 255 - MEAN[color]) / STD[color] if row < 2 and column < 3 else 0.0
+        np.testing.assert_allclose(found[row, column, color], wanted, atol=1e-5)
+
+
+# --- Backbone ---
+
+
+def slow_conv(x, kernel, stride: int, dilation: int = 1) -> np.ndarray:
+    """[H W C] with zeros around, one output cell at a time."""
+    size = kernel.shape[0]
+    margin = dilation * (size // 2)
+    reach = dilation * (size - 1) + 1
+    x = np.pad(np.asarray(x, np.float64), [(margin, margin)] * 2 + [(0, 0)])
+    h, w = ((length - reach) // stride + 1 for length in x.shape[:2])
+    out = np.zeros((h, w, kernel.shape[3]))
+    for row, column in np.ndindex(h, w):
+        y0, x0 = row * stride, column * stride
+        window = x[y0 : y0 + reach : dilation, x0 : x0 + reach : dilation]
+        out[row, column] = np.einsum("ijc,ijcd->d", window, kernel)
+    return out
+
+
+def slow_max_pool(x) -> np.ndarray:
+    """3x3, stride 2, one cell of -inf around."""
+    x = np.pad(x, [(1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
+    h, w = ((length - 3) // 2 + 1 for length in x.shape[:2])
+    return np.array([[x[2 * r : 2 * r + 3, 2 * c : 2 * c + 3].max((0, 1)) for c in range(w)] for r in range(h)])
+
+
+@pytest.mark.parametrize("size, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
+def test_convolution_equals_a_loop_on_an_even_and_an_odd_size(size, stride, dilation):
+    conv = resnet.Conv(3, 5, size, stride, dilation, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(1, 12, 15, 3)).astype(np.float32)
+    wanted = slow_conv(x[0], np.asarray(conv.kernel[...], np.float64), stride, dilation)
+    np.testing.assert_allclose(conv(jnp.asarray(x))[0], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("height, width", [(24, 37), (33, 30)])
+def test_stem_equals_a_loop(height, width):
+    net = resnet.ResNet("resnet10", width=8, last_stage="layer1", rngs=nnx.Rngs(0))
+    net.layer1[0].conv2.kernel[...] *= 0  # the only block becomes the identity
+    rng = np.random.default_rng(0)
+    mean, bias = rng.normal(size=(2, 8))
+    var, scale = rng.uniform(0.5, 1.5, (2, 8))
+    for name, values in dict(mean=mean, bias=bias, var=var, scale=scale).items():
+        getattr(net.norm1, name)[...] = jnp.asarray(values, jnp.float32)
+    image = rng.normal(size=(1, height, width, 3)).astype(np.float32)
+    found, area = net(jnp.asarray(image), jnp.array([[height, width]]))
+    x = slow_conv(image[0], np.asarray(net.conv1.kernel[...], np.float64), 2)
+    x = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+    wanted = slow_max_pool(np.maximum(x, 0))
+    np.testing.assert_allclose(found[0], wanted, atol=1e-4)
+    assert tuple(area[0]) == wanted.shape[:2]
+
+
+def backbone(name="resnet50", **settings) -> resnet.ResNet:
+    return nnx.eval_shape(lambda: resnet.ResNet(name, width=8, rngs=nnx.Rngs(0), **settings))
+
+
+def map_shape(net: resnet.ResNet, height: int, width: int) -> tuple[int, ...]:
+    graph, state = nnx.split(net)
+    inputs = jnp.zeros((1, height, width, 3)), jnp.array([[height, width]])
+    return jax.eval_shape(lambda state, *inputs: nnx.merge(graph, state)(*inputs)[0], state, *inputs).shape
+
+
+def test_strides_and_dilations_of_dc5():
+    plain, dc5 = backbone(), backbone(dilation=True)
+    assert plain.stride == 32 and map_shape(plain, 97, 65) == (1, 4, 3, 256)
+    assert dc5.stride == 16 and map_shape(dc5, 97, 65) == (1, 7, 5, 256)
+    assert [block.conv2.dilation for block in dc5.layer4] == [1, 2, 2]
+    assert all(block.conv2.stride == 1 for block in dc5.layer4) and dc5.layer4[0].shortcut.stride == 1
+    assert all(block.conv2.dilation == 1 for stage in (dc5.layer1, dc5.layer2, dc5.layer3) for block in stage)
+    c4 = backbone("resnet18", last_stage="layer3")
+    assert c4.stride == 16 and map_shape(c4, 97, 65) == (1, 7, 5, 32)
+
+
+@pytest.mark.parametrize("stride_in_1x1", [False, True])
+def test_where_the_stride_sits(stride_in_1x1):
+    # A 1x1 convolution of stride 2 never sees the odd rows and columns; a 3x3 one does.
+    block = resnet.Block(
+        8, 8, bottleneck=True, stride=2, dilation=1, stride_in_1x1=stride_in_1x1, norm="frozen_batch",
+        kind=nnx.Param, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 10, 8)), jnp.float32)
+    area = jnp.array([[8, 10]])
+    out, out_area = block(x, area)
+    other = block(x.at[:, 1::2].add(1.0).at[:, :, 1::2].add(1.0), area)[0]
+    assert out.shape == (1, 4, 5, 32) and tuple(out_area[0]) == (4, 5)
+    assert np.allclose(out, other) == stride_in_1x1
+
+
+# --- Positions ---
+
+
+def test_sine_positions_equal_a_loop():
+    areas, h, w, width = [(5, 7), (3, 9), (6, 1)], 6, 9, 16
+    found = np.asarray(position_encoding.sine_positions(jnp.array(areas), h, w, width))
+    for image, row, column in np.ndindex(3, h, w):
+        inside = np.zeros((h, w))
+        inside[: areas[image][0], : areas[image][1]] = 1
+        down, right = inside.cumsum(0), inside.cumsum(1)
+        for channel in range(width):
+            half, feature = divmod(channel, width // 2)  # first y, then x
+            if half == 0:
+                angle = down[row, column] / (down[-1, column] + 1e-6) * 2 * math.pi
+            else:
+                angle = right[row, column] / (right[row, -1] + 1e-6) * 2 * math.pi
+            angle /= 10000 ** (2 * (feature // 2) / (width // 2))
+            wanted = math.cos(angle) if feature % 2 else math.sin(angle)
+            if inside[row, column]:
+                np.testing.assert_allclose(found[image, row, column, channel], wanted, atol=1e-5)
+    assert np.isfinite(found).all()
+
+
+def test_learned_positions_put_the_column_first_and_end_at_50_cells():
+    positions = position_encoding.LearnedPositions(8, nnx.Rngs(0))
+    found = positions(jnp.array([[3, 4], [1, 1]]), 3, 50)
+    assert found.shape == (2, 3, 50, 8)
+    for row, column in np.ndindex(3, 50):
+        wanted = np.concatenate([positions.columns[...][column], positions.rows[...][row]])
+        np.testing.assert_array_equal(found[1, row, column], wanted)
+    with pytest.raises(ValueError, match="50 cells"):
+        positions(jnp.array([[3, 4]]), 51, 4)
+    with pytest.raises(ValueError, match="50 cells"):
+        positions(jnp.array([[3, 4]]), 4, 51)
+
+
+# --- Transformer: detr.md's figure, written out for one image in float64 ---
+
+
+def slow_linear(x, arrays, name):
+    return x @ arrays[f"{name}/kernel"] + arrays[f"{name}/bias"]
+
+
+def slow_norm(x, arrays, name):
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return normal * arrays[f"{name}/scale"] + arrays[f"{name}/bias"]
+
+
+def slow_attention(q, k, v, arrays, name, heads: int) -> np.ndarray:
+    q, k, v = (slow_linear(x, arrays, f"{name}{part}") for x, part in ((q, "query"), (k, "key"), (v, "value")))
+    size = q.shape[1] // heads
+    out = np.zeros_like(q)
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        for row in range(len(q)):
+            weights = np.exp([q[row, part] @ other / math.sqrt(size) for other in k[:, part]])
+            out[row, part] = (weights / weights.sum()) @ v[:, part]
+    return slow_linear(out, arrays, f"{name}out")
+
+
+def slow_transformer(arrays, x, positions, queries, heads, layers, pre_norm):
+    """Only the valid cells are given. Returns the output of every decoder layer."""
+
+    def around(x, layer, number, sublayer):
+        norm = f"{layer}/residuals/{number}/norm"
+        if pre_norm:
+            return x + sublayer(slow_norm(x, arrays, norm))
+        return slow_norm(x + sublayer(x), arrays, norm)
+
+    def feed_forward(layer):
+        def apply(x):
+            hidden = np.maximum(slow_linear(x, arrays, f"{layer}/feed_forward/linear1"), 0)
+            return slow_linear(hidden, arrays, f"{layer}/feed_forward/linear2")
+
+        return apply
+
+    def attend(layer, kind, *qkv):
+        return slow_attention(*qkv, arrays, f"{layer}/{kind}/", heads)
+
+    for number in range(layers):
+        layer = f"encoder/{number}"
+        x = around(x, layer, 0, lambda y, at=layer: attend(at, "self_attention", y + positions, y + positions, y))
+        x = around(x, layer, 1, feed_forward(layer))
+    memory = slow_norm(x, arrays, "encoder_norm") if pre_norm else x
+    out, outputs = np.zeros_like(queries), []
+    for number in range(layers):
+        layer = f"decoder/{number}"
+        out = around(out, layer, 0, lambda y, at=layer: attend(at, "self_attention", y + queries, y + queries, y))
+        out = around(
+            out, layer, 1, lambda y, at=layer: attend(at, "cross_attention", y + queries, memory + positions, memory)
+        )
+        out = around(out, layer, 2, feed_forward(layer))
+        outputs.append(slow_norm(out, arrays, "decoder_norm"))
+    return np.stack(outputs)
+
+
+def randomised(module: nnx.Module, seed: int = 0) -> dict[str, np.ndarray]:
+    """Gives every array of the module random values; returns them in float64."""
+    rng, arrays = np.random.default_rng(seed), {}
+    for path, leaf in nnx.to_flat_state(nnx.state(module)):
+        values = rng.normal(0, 0.3, leaf.shape).astype(np.float32) + (path[-1] == "scale")
+        leaf[...] = jnp.asarray(values, jnp.float32)
+        arrays["/".join(map(str, path))] = np.asarray(leaf[...], np.float64)
+    return arrays
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_transformer_equals_loops_with_masked_cells(pre_norm):
+    width, heads, layers = 16, 4, 2
+    module = transformer.Transformer(
+        width, heads, 24, layers, layers, dropout_rate=0.1, pre_norm=pre_norm, rngs=nnx.Rngs(0)
+    )
+    arrays = randomised(module)
+    rng = np.random.default_rng(1)
+    x, positions = rng.normal(size=(2, 2, 9, width)).astype(np.float32)
+    queries = rng.normal(size=(2, 5, width)).astype(np.float32)
+    valid = np.array([[1, 1, 0, 1, 1, 0, 0, 1, 1], [1] * 9], bool)
+    memory = module.encode(x, positions, valid)
+    found = module.decode(np.zeros_like(queries), queries, memory, positions, valid)
+    for image in range(2):
+        cells = valid[image]
+        wanted = slow_transformer(
+            arrays, x[image, cells].astype(np.float64), positions[image, cells], queries[image].astype(np.float64),
+            heads, layers, pre_norm,
+        )  # fmt: skip
+        np.testing.assert_allclose(found[:, image], wanted, atol=2e-4)
+
+
+def test_attention_without_any_valid_key_is_finite():
+    attention = transformer.Attention(8, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
+    valid = jnp.array([[True, False, True], [False, False, False]])
+
+    def summed(x):
+        return jnp.sum(attention(x, x, x, valid))
+
+    value, gradient = jax.value_and_grad(summed)(x)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+# --- Initialisation ---
+
+XAVIER = {"packed": math.sqrt(6 / (4 * 128)), "out": math.sqrt(6 / (2 * 128)), "ffn": math.sqrt(6 / (128 + 512))}
+UNIFORM = [  # (name, bound): uniform in +-bound
+    (r"transformer/.*_attention/(query|key|value)/kernel", XAVIER["packed"]),
+    (r"transformer/.*_attention/out/kernel", XAVIER["out"]),
+    (r"transformer/.*/linear[12]/kernel", XAVIER["ffn"]),
+    (r"transformer/.*/linear1/bias", 128**-0.5),
+    (r"transformer/.*/linear2/bias", 512**-0.5),
+    (r"input_projection/.*", 256**-0.5),
+    (r"(class_head|box_head/.*)/(kernel|bias)", 128**-0.5),
+]
+CONSTANT = [
+    (r"transformer/.*_attention/.*/bias", 0.0),
+    (r".*norm/scale", 1.0),
+    (r".*norm/bias", 0.0),
+    (r"backbone/.*norm\d?/(scale|var)", 1.0),
+    (r"backbone/.*norm\d?/(bias|mean)", 0.0),
+]
+
+
+def test_initialisation_of_every_array():
+    net = network("r18_c4", backbone="resnet10", encoder_layers=2, decoder_layers=1, position_embedding="learned")
+    init = jit(net.init)
+    arrays = {name: np.asarray(values) for name, values in init(jax.random.key(0, impl="rbg")).items()}  # compiles fast
+    assert arrays.keys() == net.shapes.keys()
+    for name, values in arrays.items():
+        assert values.shape == net.shapes[name].shape and values.dtype == np.float32, name
+        constants = [value for pattern, value in CONSTANT if re.fullmatch(pattern, name)]
+        bounds = [bound for pattern, bound in UNIFORM if re.fullmatch(pattern, name)]
+        if constants:
+            np.testing.assert_array_equal(values, constants[0], err_msg=name)
+        elif bounds:
+            assert np.abs(values).max() <= bounds[0], name
+            if values.size > 100:
+                assert np.abs(values).max() > 0.9 * bounds[0], name
+                np.testing.assert_allclose(values.std(), bounds[0] / math.sqrt(3), rtol=0.15, err_msg=name)
+        elif name.startswith("positions/"):
+            assert values.min() >= 0 and values.max() < 1 and abs(values.mean() - 0.5) < 0.03, name
+        elif name == "query_positions":
+            np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=0.03)
+        else:  # He et al. 2015 over the fan out, normal
+            size, _, _, channels = values.shape
+            assert re.fullmatch(r"backbone/.*(conv\d|shortcut)/kernel", name), name
+            np.testing.assert_allclose(values.std(), math.sqrt(2 / (size * size * channels)), rtol=0.05, err_msg=name)
+            assert abs(values.mean()) < 0.1 * values.std()
+    kernels = [values for name, values in arrays.items() if re.search(r"encoder/\d/feed_forward/linear1/kernel", name)]
+    assert not np.array_equal(kernels[0], kernels[1])  # each array draws for itself
+    other = init(jax.random.key(1, impl="rbg"))
+    assert not np.array_equal(other["class_head/kernel"], arrays["class_head/kernel"])

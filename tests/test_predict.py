@@ -1,0 +1,175 @@
+"""The prediction program as a user runs it, on the folders that users have: nested, mixed, with broken files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from programs import Programs, assert_one_sentence, of_session
+
+import detr_jax
+from detr_jax.program import UserError
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory) -> Programs:
+    return of_session(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def folder(programs, tmp_path_factory) -> Path:
+    """photos/ as a user would have it, broken/ where nothing can be read, empty/."""
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "photos/trip/day 2").mkdir(parents=True)
+    (folder / "broken").mkdir()
+    (folder / "empty").mkdir()
+    source = programs.raw / "val2017/000001.jpg"
+    image = Image.open(source)
+    shutil.copy(source, folder / "photos/a.jpg")
+    shutil.copy(programs.raw / "val2017/000002.jpg", folder / "photos/trip/a.jpg")  # the same name, another picture
+    image.save(folder / "photos/trip/day 2/b.PNG")
+    image.convert("L").save(folder / "photos/grey.jpeg")
+    image.convert("RGBA").resize((300, 40)).save(folder / "photos/wide.png")
+    (folder / "photos/notes.txt").write_text("no picture")
+    for where in ("photos", "broken"):
+        (folder / where / "cut.jpg").write_bytes(source.read_bytes()[:700])
+        (folder / where / "nothing.jpg").write_bytes(b"")
+        (folder / where / "letter.jpg").write_text("Dear reader")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictions(programs, folder):
+    """Every command line of this file, run once: name -> (output folder, finished process)."""
+    checkpoint = f"--checkpoint={programs.trained}/checkpoints/6"
+    val = f"--input={programs.raw}/val2017"
+    commands = {
+        "photos": [checkpoint, f"--input={folder}/photos", "--draw", "--threshold=0"],
+        "val": [checkpoint, val, "--threshold=0"],
+        "batch": [checkpoint, val, "--threshold=0", "--batch_size=3"],
+        "pattern": [checkpoint, f"--input={programs.raw}/val2017/*1.jpg", val, "--threshold=0.3"],
+        "broken": [checkpoint, f"--input={folder}/broken"],
+        "empty": [checkpoint, f"--input={folder}/empty"],
+        "missing": [checkpoint, f"--input={folder}/nowhere.jpg"],
+        "no checkpoint": [f"--checkpoint={folder}/nowhere", val],
+        "threshold": [checkpoint, val, "--threshold=50"],
+        "no input": [checkpoint],
+    }
+    full = [[*arguments, f"--output={folder / 'out' / name}"] for name, arguments in commands.items()]
+    done = programs.run_all("predict", full)
+    return {name: (folder / "out" / name, one) for name, one in zip(commands, done, strict=True)}
+
+
+def read(predictions, name: str) -> list[dict]:
+    return json.loads((predictions[name][0] / "predictions.json").read_text())
+
+
+def test_bad_files_are_listed_and_the_rest_goes_on(folder, predictions):
+    output, done = predictions["photos"]
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for name in ("cut.jpg", "nothing.jpg", "letter.jpg"):
+        assert f"{folder}/photos/{name}" in done.stderr
+    assert len(done.stderr.splitlines()) == 3
+    assert {row["file_name"].rpartition("/")[2] for row in read(predictions, "photos")} == {
+        "a.jpg", "b.PNG", "grey.jpeg", "wide.png",
+    }  # fmt: skip
+    assert len({row["image_id"] for row in read(predictions, "photos")}) == 5
+
+
+def test_every_readable_image_is_drawn(predictions):
+    """Small pictures come back enlarged by a whole number, so that the texts can be read."""
+    output, _ = predictions["photos"]
+    sizes = {path.name: Image.open(path).size for path in output.glob("*.png")}
+    assert sizes == {
+        "a.png": (320, 320), "a_2.png": (320, 320), "b.png": (320, 320), "grey.png": (320, 320), "wide.png": (600, 80),
+    }  # fmt: skip
+    assert {path.name for path in output.iterdir()} == {*sizes, "predictions.json"}
+
+
+@pytest.mark.xfail(strict=True)  # two files of the same name in two folders cannot be told apart
+def test_file_names_tell_files_apart(predictions):
+    names = {row["image_id"]: row["file_name"] for row in read(predictions, "photos")}
+    assert len(set(names.values())) == 5
+
+
+def test_boxes_lie_in_the_image_and_are_named(predictions):
+    for row in read(predictions, "photos"):
+        x, y, w, h = row["bbox"]
+        width, height = (300, 40) if row["file_name"].endswith("wide.png") else (64, 64)
+        assert -1e-3 <= x <= x + w <= width + 1e-3 and -1e-3 <= y <= y + h <= height + 1e-3
+        assert {3: "circle", 7: "rectangle", 12: "triangle"}[row["category_id"]] == row["category_name"]
+
+
+def test_a_copy_in_another_format_gives_the_same_detections(predictions):
+    by_file = {}
+    for row in read(predictions, "photos"):
+        by_file.setdefault(row["image_id"], (row["file_name"], []))[1].append(row)
+    first = next(rows for name, rows in by_file.values() if name.endswith("a.jpg"))
+    png = next(rows for name, rows in by_file.values() if name.endswith("b.PNG"))
+    np.testing.assert_allclose([r["score"] for r in first], [r["score"] for r in png], atol=1e-5)
+    np.testing.assert_allclose([r["bbox"] for r in first], [r["bbox"] for r in png], atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["val", "batch"])
+def test_predict_equals_evaluate(programs, predictions, name):
+    """Files named by numbers get these as ids, so predictions.json is comparable with that of an evaluation."""
+    assert predictions[name][1].returncode == 0 and predictions[name][1].stderr == ""
+    evaluated = json.loads((programs.trained / "eval/6/predictions.json").read_text())
+    ours = sorted(read(predictions, name), key=lambda row: (row["image_id"], -row["score"]))
+    theirs = sorted(evaluated, key=lambda row: (row["image_id"], -row["score"]))
+    for key in ("image_id", "category_id"):
+        assert [row[key] for row in ours] == [row[key] for row in theirs]
+    np.testing.assert_allclose([r["bbox"] for r in ours], [r["bbox"] for r in theirs], rtol=0, atol=2e-3)
+    np.testing.assert_allclose([r["score"] for r in ours], [r["score"] for r in theirs], rtol=0, atol=1e-5)
+
+
+def test_inputs_are_joined_and_the_threshold_holds(predictions):
+    assert predictions["pattern"][1].returncode == 0
+    assert "in 4 images" in predictions["pattern"][1].stdout  # 000001.jpg is named twice and read once
+    sure = [row for row in read(predictions, "val") if row["score"] >= 0.3]
+    assert len(read(predictions, "pattern")) == len(sure)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("broken", ["none of the 3 files"]),
+        ("empty", ["/empty", "no image"]),
+        ("missing", ["nowhere.jpg", "no image"]),
+        ("no checkpoint", ["nowhere", "does not exist"]),
+        ("threshold", ["--threshold=50"]),
+        ("no input", ["--input"]),
+    ],
+)
+def test_mistakes_are_said_and_nothing_is_written(predictions, name, words):
+    output, done = predictions[name]
+    if name == "broken":  # each file is listed first
+        done.stderr = done.stderr.splitlines(keepends=True)[-1]
+    assert_one_sentence(done, *words)
+    assert not output.exists()
+
+
+def test_load_and_call(programs, predictions):
+    detector = detr_jax.load(str(programs.trained / "checkpoints/6"))
+    (one,) = detector(str(programs.raw / "val2017/000001.jpg"))
+    rows = [row for row in read(predictions, "val") if row["image_id"] == 1]
+    np.testing.assert_allclose(one.scores, [row["score"] for row in rows], atol=1e-5)
+    assert one.names == [row["category_name"] for row in rows]
+    np.testing.assert_allclose([r["bbox"] for r in one.to_coco(1)], [r["bbox"] for r in rows], atol=2e-3)
+    several = detector(sorted((programs.raw / "val2017").iterdir()), batch_size=3)
+    assert len(several) == 4
+    np.testing.assert_allclose(several[0].scores, one.scores, atol=1e-5)
+
+
+def test_load_and_call_mistakes(programs, folder):
+    with pytest.raises(UserError, match="does not exist"):
+        detr_jax.load(folder / "nowhere")
+    detector = detr_jax.load(programs.trained)
+    with pytest.raises(UserError, match="letter.jpg"):
+        detector(folder / "broken/letter.jpg")
+    with pytest.raises(UserError, match="nowhere.jpg"):
+        detector(folder / "nowhere.jpg")
+    assert detector([]) == []

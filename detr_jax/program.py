@@ -44,7 +44,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """Parses the flags, runs ``main(argv)`` and exits with its status (None is 0)."""
 
     def guarded(argv: list[str]) -> int | None:
-        logging.set_verbosity(logging.WARNING)  # libraries speak only when something is wrong; programs print
+        logging.set_verbosity(logging.ERROR)  # programs print; libraries speak only when something is wrong
         try:
             return main(argv)
         except UserError as error:

@@ -15,6 +15,7 @@ from detr_jax.models.network import functional
 from detr_jax.models.preprocess import normalize
 from detr_jax.models.resnet import ResNet
 from detr_jax.program import UserError
+from detr_jax.structures import Categories
 from detr_jax.weights import checkpoints, pretrained, torch_names
 
 
@@ -30,6 +31,10 @@ class Features(nnx.Module):
 
 def features(name: str, **settings):
     return functional(lambda rngs: Features(name, rngs, **settings))
+
+
+def backbone(path, shapes):
+    return pretrained.fit_backbone(pretrained.read(path), shapes)
 
 
 SMALL = dict(width=8, last_stage="layer3")
@@ -82,7 +87,7 @@ def save(path: Path, arrays: dict) -> Path:
 
 def test_r50_reproduces_its_reference_features(real_data):
     net = features("resnet50", last_stage="layer3", stride_in_1x1=True)
-    arrays, report = pretrained.read_backbone(real_data / "weights/resnet50_c4_caffe_fp16.npz", net.shapes)
+    arrays, report = backbone(real_data / "weights/resnet50_c4_caffe_fp16.npz", net.shapes)
     assert arrays.keys() == net.shapes.keys() and not report.fresh
     image = Image.open(real_data / "cats/000000039769.png").convert("RGB").resize((320, 256))
     found = np.asarray(jax.jit(net.apply)(arrays, np.asarray(image)[None], np.array([[256, 320]], np.int32)))[0]
@@ -99,11 +104,11 @@ def test_r50_reproduces_its_reference_features(real_data):
 def test_r18_loads_completely(real_data):
     config = program.plain(configs.get_config("r18_c4"))
     net = detector.build_network(config, 3)
-    arrays, report = pretrained.read_backbone(real_data / "weights/resnet18_c4_bnfolded_fp16.npz", net.shapes)
+    arrays, report = backbone(real_data / "weights/resnet18_c4_bnfolded_fp16.npz", net.shapes)
     assert arrays.keys() == {name for name in net.shapes if name.startswith("backbone/")}
     assert all(arrays[name].shape == net.shapes[name].shape for name in arrays)
     assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values())
-    assert not [key for key in report.unused if not key.startswith(("layer4.", "fc."))]
+    assert not [key for key in report.unused if not key.startswith(("backbone/layer4/", "fc."))]
     assert "loaded" in str(report)
 
 
@@ -114,13 +119,13 @@ def test_r18_loads_completely(real_data):
 def test_every_array_has_exactly_one_row(name, bottleneck):
     net = features(name, width=8)
     for array in net.shapes:
-        rows = [row for row in torch_names.RESNET if torch_names.translate(array, row.name, row.key)]
+        rows = [row for row in torch_names.RESNET if torch_names.translate(array, row.names[0], row.key)]
         assert len(rows) == 1, array
-        key = torch_names.translate(array, rows[0].name, rows[0].key)
+        key = torch_names.translate(array, rows[0].names[0], rows[0].key)
         assert key == torchvision_name(array)
-        back = [row for row in torch_names.RESNET if torch_names.translate(key, row.key, row.name)]
+        back = [row for row in torch_names.RESNET if torch_names.translate(key, row.key, row.names[0])]
         assert back == rows
-        assert torch_names.name_of(key, torch_names.RESNET) == (array, rows[0].transform)
+        assert torch_names.names_of(key, torch_names.RESNET) == ((array,), rows[0].transform)
     assert any("conv3" in array for array in net.shapes) == bottleneck
 
 
@@ -128,7 +133,7 @@ def test_every_array_has_exactly_one_row(name, bottleneck):
     "key", ["fc.weight", "layer1.0.bn1.num_batches_tracked", "xconv1.weight", "layer1.0.conv1xweight"]
 )
 def test_other_keys_have_no_row(key):
-    assert torch_names.name_of(key, torch_names.RESNET) is None
+    assert torch_names.names_of(key, torch_names.RESNET) is None
 
 
 # --- Written and read ---
@@ -137,16 +142,16 @@ def test_other_keys_have_no_row(key):
 def test_arrays_come_back_as_they_were(small, tmp_path):
     net, arrays = small
     extra = {"fc.weight": np.ones((10, 64)), "bn1.num_batches_tracked": np.array(7)}
-    found, report = pretrained.read_backbone(save(tmp_path / "r18.npz", to_torchvision(arrays) | extra), net.shapes)
+    found, report = backbone(save(tmp_path / "r18.npz", to_torchvision(arrays) | extra), net.shapes)
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    assert report.loaded == sorted(arrays) and report.unused == ["bn1.num_batches_tracked", "fc.weight"]
+    assert report.loaded == sorted(arrays) and report.unused == ["fc.weight"]
 
 
 def test_folded_weights_give_the_same_features(small, tmp_path):
     net, arrays = small
-    found, _ = pretrained.read_backbone(save(tmp_path / "folded.npz", folded(arrays)), net.shapes)
+    found, _ = backbone(save(tmp_path / "folded.npz", folded(arrays)), net.shapes)
     image = np.random.default_rng(1).integers(0, 256, (1, 45, 38, 3), np.uint8)
     size = np.array([[45, 38]], np.int32)
     apply = jax.jit(net.apply)
@@ -160,7 +165,7 @@ def test_missing_key(small, tmp_path):
     keys = to_torchvision(arrays)
     del keys["layer2.1.conv2.weight"]
     with pytest.raises(UserError, match="no values for backbone/layer2/1/conv2/kernel"):
-        pretrained.read_backbone(save(tmp_path / "part.npz", keys), net.shapes)
+        backbone(save(tmp_path / "part.npz", keys), net.shapes)
 
 
 def test_wrong_shape(small, tmp_path):
@@ -168,16 +173,16 @@ def test_wrong_shape(small, tmp_path):
     keys = to_torchvision(arrays)
     keys["layer2.1.conv2.weight"] = keys["layer2.1.conv2.weight"][:3]
     with pytest.raises(UserError, match=r"backbone/layer2/1/conv2/kernel.*\(3, 3, 16, 3\).*\(3, 3, 16, 16\)"):
-        pretrained.read_backbone(save(tmp_path / "cut.npz", keys), net.shapes)
+        backbone(save(tmp_path / "cut.npz", keys), net.shapes)
 
 
 def test_another_backbone(small, tmp_path):
     path = save(tmp_path / "r18.npz", to_torchvision(small[1]))
     for other, settings in (("resnet50", SMALL), ("resnet34", SMALL), ("resnet18", {"width": 8})):
         with pytest.raises(UserError, match="--config.model.backbone"):
-            pretrained.read_backbone(path, features(other, **settings).shapes)
+            backbone(path, features(other, **settings).shapes)
     with pytest.raises(UserError, match="backbone_width"):
-        pretrained.read_backbone(path, features("resnet18", width=16, last_stage="layer3").shapes)
+        backbone(path, features("resnet18", width=16, last_stage="layer3").shapes)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_what_is_no_weights_file_is_named(kind, small, tmp_path):
     elif kind == "two axes":
         save(path, to_torchvision(arrays) | {"conv1.weight": np.ones((8, 147), np.float32)})
     with pytest.raises(UserError, match="weights.npz"):
-        pretrained.read_backbone(path, net.shapes)
+        backbone(path, net.shapes)
 
 
 # --- init_from ---
@@ -215,18 +220,23 @@ def test_what_fits_of_another_checkpoint_is_read(tmp_path):
         return jax.ShapeDtypeStruct(axes, jnp.float32)
 
     model = {"a/kernel": jnp.full((2, 3), 1.0), "b/kernel": jnp.full((4,), 2.0), "c/kernel": jnp.full((5,), 3.0)}
-    info = {"config": {}, "categories": {}}
+    info = {"config": {}, "categories": {"ids": [3], "names": ["cat"]}}
+    cats, no_head = Categories((3,), ("cat",)), {}
+
+    def fitting(path, wanted):
+        return pretrained.fit(pretrained.read(path), wanted, no_head, cats)
+
     for folder, averaged in (("plain", {}), ("averaged", {"a/kernel": jnp.full((2, 3), 9.0)})):
         with checkpoints.Checkpoints(tmp_path / folder / "checkpoints", keep=1) as saved:
             saved.save(3, checkpoints.Stored(model, averaged, {"step": jnp.int32(3)}, info))
         wanted = {"a/kernel": shape(2, 3), "b/kernel": shape(6), "d/kernel": shape(1)}
-        found, report = pretrained.read_fitting(tmp_path / folder, wanted)
+        found, report = fitting(tmp_path / folder, wanted)
         assert found.keys() == {"a/kernel"}
         np.testing.assert_array_equal(found["a/kernel"], np.full((2, 3), 9.0 if averaged else 1.0))
-        assert report == pretrained.Report(["a/kernel"], ["b/kernel", "d/kernel"], ["b/kernel", "c/kernel"])
+        assert report == pretrained.Report(["a/kernel"], [], ["b/kernel", "d/kernel"], ["b/kernel", "c/kernel"])
         for word in ("loaded", "re-initialised", "unused"):
             assert word in str(report)
     with pytest.raises(UserError, match="nothing in .* fits"):
-        pretrained.read_fitting(tmp_path / "plain", {"z": shape(1)})
+        fitting(tmp_path / "plain", {"z": shape(1)})
     with pytest.raises(UserError, match="does not exist"):
-        pretrained.read_fitting(tmp_path / "nowhere", {"z": shape(1)})
+        fitting(tmp_path / "nowhere", {"z": shape(1)})

@@ -98,11 +98,19 @@ def read(path: str | Path) -> Foreign:
     path = Path(path)
     file = path / HUGGINGFACE_WEIGHTS if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"there is no file {file}; pass a .pth, .safetensors or .npz file with weights")
+        raise UserError(f"{file} does not exist; pass a workdir, a checkpoint, or a .pth, .safetensors or .npz file")
     tensors, known = _read_tensors(file)
     tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items() if not key.endswith(IGNORED)}
     layout = recognise(tensors, file)
-    arrays, unused = torch_names.to_here(tensors, layout.table)
+    try:
+        arrays, unused = torch_names.to_here(tensors, layout.table)
+    except (
+        ValueError,
+        IndexError,
+    ) as error:  # transposing a tensor with too few axes, splitting one that has no thirds
+        raise UserError(
+            f"{file} looks like {layout.title} but one of its tensors has a wrong shape: {error}"
+        ) from error
     settings, classes = _huggingface_config(file.parent) if "Hugging Face" in layout.title else ({}, None)
     return Foreign(layout, arrays, unused, known | settings, classes)
 

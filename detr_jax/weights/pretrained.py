@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import jax
 import numpy as np
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from detr_jax.program import UserError
@@ -74,7 +75,7 @@ def find(source: str | Path, flag: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
             f"{source} is no path here, and {file} of that name is neither in the cache "
-            f"({huggingface_hub.constants.HF_HUB_CACHE}) nor to be had from the hub ({type(error).__name__}); "
+            f"({constants.HF_HUB_CACHE}) nor to be had from the hub ({type(error).__name__}); "
             f"pass {flag} the path of a file or folder instead"
         ) from error
     return Path(found).parent

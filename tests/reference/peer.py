@@ -106,12 +106,12 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
         elif name.endswith("bias"):
             tensor.normal_(0, 0.1, generator=generator)
         elif tensor.ndim == 4:  # convolutions keep the scale of what passes
-            tensor.normal_(0, (1.4 / tensor[0].numel()) ** 0.5, generator=generator)
+            tensor.normal_(0, (1 / tensor[0].numel()) ** 0.5, generator=generator)
         elif "position" in name:
             tensor.normal_(0, 1, generator=generator)
         elif tensor.ndim == 2:  # sharp attention and weak mixing: else all cells, and all queries, become one
-            sharp, wide = "q_proj" in name or "k_proj" in name, "encoder_attn" in name or "predictor" in name
-            gain = (2.5 if sharp else 0.7) * (2 if wide else 1)
+            sharp, crossed = "q_proj" in name or "k_proj" in name, "encoder_attn" in name
+            gain = (2.5 if sharp else 0.7) * (2 if crossed else 1) * (1.4 if "predictor" in name else 1)
             uniform(tensor, -gain * (6 / sum(tensor.shape)) ** 0.5, gain * (6 / sum(tensor.shape)) ** 0.5)
 
 

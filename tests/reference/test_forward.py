@@ -10,15 +10,15 @@ VARIANTS = {
     "r50_dc5": {"dilation": True},
     "r101": {"backbone": "resnet101"},
     "r101_dc5": {"backbone": "resnet101", "dilation": True},
-    "r50_learned": {"position_embedding": "learned"},
-    "r18": {"backbone": "resnet18"},
-    "r50_caffe": {"stride_in_1x1": True},
+    "narrow_learned": peer.NARROW | {"position_embedding": "learned"},
+    "narrow_r18": peer.NARROW | {"backbone": "resnet18"},
+    "narrow_caffe": peer.NARROW | {"stride_in_1x1": True},
 }
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request):
-    """A full-size detector of each kind, and its compiled forward pass here."""
+    """A detector of each kind, the published ones in full size, and its compiled forward pass here."""
     built = peer.build(seed=list(VARIANTS).index(request.param), **VARIANTS[request.param])
     return built, peer.forward(built.network)
 

@@ -137,7 +137,7 @@ def test_the_canvas_changes_nothing(programs):
     data = model.config["data"]
     larger = model._replace(config=model.config | {"data": data | {"buckets": [[96, 128, 8]]}})
     ours, theirs = (
-        [row for i, found in which.over(split, size) for row in found.to_coco(split.image_ids[i])]
+        [row for i, found in which.over(split, size) for row in found.to_coco(int(split.image_ids[i]))]
         for which, size in ((model, 1), (larger, 3))
     )
     assert len(ours) == len(split) * QUERIES

@@ -7,9 +7,13 @@ generalise), overfit (8 images by heart: AP 0.9 and more on them within 1,500 st
 losses, boxes and evaluation fit together), smoke (30 steps).
 """
 
+import sys
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from configs import detr
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be named from any folder
+from configs import detr  # noqa: E402
 
 SMALL = {
     "model.backbone": "resnet10",

@@ -23,6 +23,7 @@ from detr_jax.program import UserError
 from detr_jax.structures import Categories, Detections
 from detr_jax.weights import pretrained
 
+DTYPES = ("float32", "bfloat16", "float16")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -99,7 +100,7 @@ def evaluation_plan(config: dict, images: Split | ImageFiles, batch_size: int, m
         images.sizes,
         images.target_counts,
         augmentation.evaluation(max(data["scales"]), data["max_size"]),
-        tuple(buckets.Bucket(*bucket) for bucket in data["buckets"]),
+        buckets.of_rows(data["buckets"]),
         -(-batch_size // mesh.size) * mesh.size,
     )
 
@@ -188,11 +189,13 @@ def build_network(config: dict, num_classes: int) -> Network:
 
     Raises UserError when the ``model`` group asks for something that does not exist or does not go together.
     """
+    if config["dtype"] not in DTYPES:
+        raise UserError(f"--config.dtype={config['dtype']} does not exist; choose from {', '.join(DTYPES)}")
     settings = {key: value for key, value in config["model"].items() if key != "backbone_weights"}
     try:
         return detr.network(num_classes=num_classes, dtype=config["dtype"], remat=config["train"]["remat"], **settings)
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"--config.model cannot be built: {error}") from error
+        raise UserError(f"--config.model: {error}") from error
 
 
 def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categories, dict]:

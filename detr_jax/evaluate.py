@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -61,6 +62,17 @@ def ids_by_name(model: Categories, dataset: Categories, renamed: dict[str, str])
     return ids
 
 
+def refuse_unknown_names(renamed: dict[str, str], model: Categories, dataset: Categories) -> None:
+    """Raises UserError when the class map speaks of classes that do not exist: a typo would cost AP without a word."""
+    for name, table, whose in [(n, model, "model") for n in renamed] + [
+        (n, dataset, "dataset") for n in renamed.values()
+    ]:
+        if name not in table.names:
+            raise UserError(
+                f"--class_map names {name!r}, which is no class of the {whose} ({', '.join(table.names[:9])})"
+            )
+
+
 def as_results(detections: Detections, image_id: int, ids: list[int | None]) -> list[dict]:
     """Rows of the COCO results format with the dataset's category ids; classes it does not have are left out."""
     known = np.array([ids[label] is not None for label in detections.labels], bool)
@@ -83,7 +95,9 @@ def main(argv: list[str]) -> int:
     data = model.config["data"]
     name, split_name = args.data_name or data["name"], args.split or data["val_split"]
     split = open_split(args.data_dir or data["dir"], name, split_name)
-    ids = ids_by_name(model.categories, split.categories, read_class_map(args.class_map))
+    renamed = read_class_map(args.class_map)
+    refuse_unknown_names(renamed, model.categories, split.categories)
+    ids = ids_by_name(model.categories, split.categories, renamed)
     missing = [other for other, known in zip(model.categories.names, ids, strict=True) if known is None]
     if missing:
         print(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
@@ -95,7 +109,8 @@ def main(argv: list[str]) -> int:
     folder = checkpoints.find(source)
     default = folder.parents[1] / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split_name}")
     output = Path(args.output) if args.output else default
-    coco_eval.write(metrics, results, output)
+    if jax.process_index() == 0:
+        coco_eval.write(metrics, results, output)
     print(coco_eval.format_summary(metrics))
     print(f"step {folder.name} of {folder.parents[1]} on {len(split)} images of {name} {split_name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:

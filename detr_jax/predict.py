@@ -48,32 +48,34 @@ def rows_of(detections: Detections, image_id: int, path: Path) -> list[dict]:
     """Rows for predictions.json."""
     rows = detections.to_coco(image_id)
     named = zip(rows, detections.names, strict=True)
-    return [{**row, "category_name": name, "file_name": path.name} for row, name in named]
+    return [{**row, "category_name": name, "file_name": str(path)} for row, name in named]
 
 
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
     args = flags.FLAGS
-    paths, bad = detector.readable(detector.find_images(args.input))
+    model = detector.load(args.checkpoint)
+    output = Path(args.output)
+    found = detector.find_images(args.input)
+    paths, bad = detector.readable(path for path in found if output.resolve() not in path.resolve().parents)
     for path, reason in bad.items():
         print(f"left out {path}: {reason}", file=sys.stderr)
     if not paths:
         raise UserError(f"none of the {len(bad)} files can be read as an image; nothing was written")
-    model = detector.load(args.checkpoint)
-    ids, pictures, output = image_ids(paths), picture_names(paths), Path(args.output)
+    ids, pictures = image_ids(paths), picture_names(paths)
     output.mkdir(parents=True, exist_ok=True)
 
-    found: dict[int, list[dict]] = {}
+    rows: dict[int, list[dict]] = {}
     images = model.over(detector.ImageFiles(paths), args.batch_size)
     for row, detections in tqdm(images, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
         detections = detections.above(args.threshold)
-        found[row] = rows_of(detections, ids[row], paths[row])
+        rows[row] = rows_of(detections, ids[row], paths[row])
         if args.draw:
             drawing.save(detector.draw(decode(paths[row].read_bytes()), detections), output / pictures[row])
-    rows = [row for _, rows in sorted(found.items()) for row in rows]
+    predictions = [one for _, rows_of_image in sorted(rows.items()) for one in rows_of_image]
     with files.replacing(output / "predictions.json") as path:
-        path.write_text(json.dumps(rows, indent=1))
-    print(f"{len(rows)} detections above {args.threshold} in {len(paths)} images: see {output}")
+        path.write_text(json.dumps(predictions, indent=1))
+    print(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
     return 2 if bad else 0
 
 

@@ -17,6 +17,14 @@ class UserError(Exception):
     """Something the user can put right; the message is one sentence that says how."""
 
 
+def settings() -> dict:
+    """What --config and its overrides give, as plain values. Raises UserError when the file could not be read."""
+    try:
+        return plain(flags.FLAGS.config)
+    except OSError as error:  # ml_collections remembers the failure until the flag is looked at
+        raise UserError(f"--config cannot be read: {str(error).splitlines()[-1].strip()}") from error
+
+
 def plain(config: ConfigDict) -> dict:
     """A configuration as JSON would give it back (lists for tuples), so that it compares equal after a checkpoint."""
 
@@ -30,13 +38,16 @@ def _parse(argv: list[str]) -> list[str]:
     """absl's own parsing; what a configuration file objects to is one sentence as well."""
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        message = str(error)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a configuration file is a program: anything may go wrong in it
         if "--debug" in argv:
             raise
         message = str(error.args[0]) if error.args else str(error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    # What absl reports of an error in a configuration file ends with that error's own words.
+    message = message.rpartition("Error: ")[2].replace("\\n", " ").replace("\\'", "'").strip()
+    if message[:1] in "'\"" and message[:1] == message[-1:]:
+        message = message[1:-1]
+    where = "" if message.startswith("flag ") or "--" in message else "--config: "
+    print(f"error: {where}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(1)
 
 

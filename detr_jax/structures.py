@@ -15,7 +15,7 @@ Layout is NHWC for activations and HWIO for kernels. A mask is named for what Tr
 All records are NamedTuples: JAX walks them as pytrees without registration.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, SupportsInt
 
 import jax
 import numpy as np
@@ -82,7 +82,7 @@ class Detections(NamedTuple):
         """Only the first ``count`` detections."""
         return Detections(self.boxes_xyxy[:count], self.scores[:count], self.labels[:count], self.categories)
 
-    def to_coco(self, image_id: int) -> list[dict]:
+    def to_coco(self, image_id: SupportsInt) -> list[dict]:
         """Rows of the COCO results format (xywh in pixels, original category ids)."""
         return [
             {

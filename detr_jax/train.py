@@ -27,11 +27,12 @@ config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a
 flags.DEFINE_string("workdir", None, "Folder of the run: made if missing, continued if it holds checkpoints.")
 flags.mark_flags_as_required(["config", "workdir"])
 
-# What may differ between two starts of one run: how long, how often, how fast; not what is computed.
-MAY_CHANGE = (
-    "data.dir", "data.threads", "train.epochs", "train.steps", "train.log_every", "train.checkpoint_every",
-    "train.eval_every", "train.keep", "train.samples", "train.stop_after_skipped", "train.hang_minutes",
-)  # fmt: skip
+# What may differ between two starts of one run: how often, how fast; not what is computed.
+MAY_CHANGE = {
+    "data.dir", "data.threads", "train.log_every", "train.checkpoint_every", "train.eval_every", "train.keep",
+    "train.samples", "train.stop_after_skipped", "train.hang_minutes",
+}  # fmt: skip
+LENGTH = {"train.epochs", "train.steps"}  # may change too, unless the schedule is stretched over it
 EMBEDDED = "shapes"  # the dataset that is made on the spot
 
 
@@ -86,13 +87,16 @@ def log_row(trainer: Trainer, window: list, step: int, begin: float) -> tuple[di
     return row, skipped
 
 
-def validate(validation: Validation, state: TrainState, step: int, logbook: Logbook, stop) -> float | None:
-    """AP after ``step``, which is logged; None when the run was asked to stop meanwhile."""
+def validate(
+    validation: Validation, state: TrainState, step: int, logbook: Logbook, saved: Checkpoints, stop: guard.StopSignal
+) -> bool:
+    """Evaluates after ``step``; False when the run was asked to stop meanwhile: it is then done at the next start."""
     metrics = validation(state.best_params, step, stop.received)
     if metrics is None:
-        return None
+        return False
     logbook.write({"step": step, "coco_eval_bbox": metrics.numbers})
-    return metrics.AP
+    saved.record(step, metrics.AP)
+    return True
 
 
 def run(
@@ -107,8 +111,12 @@ def run(
 ) -> None:
     """The loop, from ``first_step`` to the end or to the step after which ``stop`` says so."""
     train, workdir = trainer.config["train"], Path(flags.FLAGS.workdir).expanduser()
-    if first_step and due(first_step, train["eval_every"], trainer) and saved.score(first_step) is None:
-        validate(validation, state, first_step, logbook, stop)  # the run was stopped before it came to that
+    stopped = "stopped after step {} as asked; the same command goes on from there"
+    guard.expect_progress(train["hang_minutes"])
+    was_due = first_step and due(first_step, train["eval_every"], trainer) and not saved.evaluated(first_step)
+    if was_due and not validate(validation, state, first_step, logbook, saved, stop):
+        logbook.say(stopped.format(first_step))
+        return
     trainer.compile_ahead(state, first_step, logbook.say)
     window, begin = [], time.monotonic()
     with Pipeline(
@@ -129,15 +137,14 @@ def run(
                 guard.expect_progress(train["hang_minutes"])
                 window, begin = [], time.monotonic()
 
-            score = None
-            if not stopping and due(step, train["eval_every"], trainer):
-                score = validate(validation, state, step, logbook, stop)
-                stopping = score is None
+            evaluates = not stopping and due(step, train["eval_every"], trainer)
+            if evaluates:
+                stopping = not validate(validation, state, step, logbook, saved, stop)
                 begin = time.monotonic()
-            if stopping or score is not None or due(step, train["checkpoint_every"], trainer):
-                saved.save(step, trainer.stored(state), score)
+            if stopping or evaluates or due(step, train["checkpoint_every"], trainer):
+                saved.save(step, trainer.stored(state))
             if stopping:
-                logbook.say(f"stopped after step {step} as asked; the same command goes on from there")
+                logbook.say(stopped.format(step))
                 return
     logbook.say(f"done: see {workdir}/curves.png, samples/ and eval/")
 
@@ -146,19 +153,23 @@ def main(argv: list[str]) -> None:
     """From the settings to the loop."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
-    config, workdir = program.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir).expanduser()
+    config, workdir = program.settings(), Path(flags.FLAGS.workdir).expanduser()
     sharding.start_hosts()
     if jax.config.jax_compilation_cache_dir is None:  # compiled programs stay with the run: a restart takes seconds
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; choose a folder")
     folder = workdir / "checkpoints"
-    check_settings(folder, config, MAY_CHANGE)
+    first_step = sharding.agreed(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
+    if first_step:
+        stretched = config["optim"]["schedule"] == "cosine"
+        check_settings(folder / str(first_step), config, MAY_CHANGE if stretched else MAY_CHANGE | LENGTH)
     with guard.memory_advice(), guard.StopSignal() as stop:
         train_split, val_split = open_data(config["data"])
         trainer = Trainer(config, train_split)
         validation = Validation(config, val_split, trainer.network, trainer.mesh, workdir)
-        first_step = sharding.agreed(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
         state = trainer.restore(folder / str(first_step)) if first_step else trainer.start(print)
         with (
             Logbook(workdir, config, step=first_step, steps=trainer.total_steps, sources=trainer.sources) as logbook,

@@ -21,6 +21,7 @@ MAY_IMPORT = {  # room or program -> what it may import besides itself
     "train": GROUND | {"weights", "data", "models", "evaluation", "detector", "training"},
     "evaluate": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "predict": GROUND | {"weights", "data", "models", "evaluation", "detector"},
+    "convert": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "dataset": GROUND | {"data"},
 }
 
@@ -66,7 +67,7 @@ def test_no_cycles():
         visit(name, ())
 
 
-@pytest.mark.parametrize("program", ["evaluate", "predict", "detector"])
+@pytest.mark.parametrize("program", ["evaluate", "predict", "convert", "detector"])
 def test_what_only_infers_never_reaches_training(program):
     reached, waiting = set(), {program}
     while waiting:

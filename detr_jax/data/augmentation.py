@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from detr_jax.program import UserError
+
 
 class Augmentation(NamedTuple):
     """The settings of the recipe; the defaults are the original's for training. Lengths are pixels."""
@@ -21,6 +23,22 @@ class Augmentation(NamedTuple):
     crop_scales: tuple[int, ...] = (400, 500, 600)  # of the short side before the crop, whatever the long side
     crop_min: int = 384  # of each side of the crop, drawn independently
     crop_max: int = 600
+
+
+def checked(settings: Augmentation) -> Augmentation:
+    """The settings themselves. Raises UserError, which names the key, when one cannot be followed."""
+    lengths = {"scales": settings.scales, "max_size": (settings.max_size,)}
+    if settings.crop:
+        lengths |= {"crop_scales": settings.crop_scales, "crop_min": (settings.crop_min,)}
+        lengths |= {"crop_max": (settings.crop_max - settings.crop_min + 1,)}
+    for name, values in lengths.items():
+        if not values or min(values) < 1:
+            below = "crop_min" if name == "crop_max" else "1 pixel, or is empty"
+            raise UserError(f"--config.data.{name}={getattr(settings, name)} is below {below}")
+    for name in ("flip", "crop"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"--config.data.{name}={getattr(settings, name)} is a probability: choose from 0 to 1")
+    return settings
 
 
 def evaluation(scale: int = 800, max_size: int = 1333) -> Augmentation:

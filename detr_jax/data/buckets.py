@@ -4,6 +4,7 @@ Padding every image to 1344x1344 would make 70 % of the pixels padding; eight sh
 leave about 20 %. Each shape is compiled once, so the list is short and lives in the configuration.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,18 @@ COCO = (
     Bucket(1024, 800, 64),
     Bucket(1344, 800, 100),
 )
+
+
+def of_rows(rows: Sequence[Sequence[int]]) -> tuple[Bucket, ...]:
+    """The buckets of a configuration. Raises UserError unless each is three positive whole numbers."""
+    for row in rows:
+        if len(row) != 3 or not all(isinstance(number, int) and number > 0 for number in row):
+            raise UserError(
+                f"--config.data.buckets has the row {tuple(row)}; each is (height, width, target slots), all above 0"
+            )
+    if not rows:
+        raise UserError("--config.data.buckets is empty; give at least one (height, width, target slots)")
+    return tuple(Bucket(*row) for row in rows)
 
 
 def fit(

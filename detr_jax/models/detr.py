@@ -10,9 +10,22 @@ from jaxtyping import Float, Int, UInt8
 from detr_jax.models.network import Network, functional
 from detr_jax.models.position_encoding import LearnedPositions, SinePositions
 from detr_jax.models.preprocess import normalize
-from detr_jax.models.resnet import ARCHITECTURES, ResNet, valid_cells
+from detr_jax.models.resnet import ARCHITECTURES, GROUPS, NORMS, STAGES, ResNet, valid_cells
 from detr_jax.models.transformer import Transformer, linear
 from detr_jax.structures import Array, Predictions
+
+POSITIONS = ("sine", "learned")
+
+
+def _refuse_impossible(choices: dict, counts: dict[str, int], dropout: float) -> None:
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} does not exist; choose from {', '.join(allowed)}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} must be 1 or more")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
 
 
 class BoxHead(nnx.Module):
@@ -32,6 +45,7 @@ class DETR(nnx.Module):
     """The whole detector: uint8 images in, the class logits and boxes of every query after every layer out.
 
     The arguments are the ``model`` group of ``configs/detr.py``; see there for their meaning and defaults.
+    Raises ValueError, which names the argument and the choices, for a model that cannot be.
     """
 
     def __init__(
@@ -40,6 +54,19 @@ class DETR(nnx.Module):
         heads: int, encoder_layers: int, decoder_layers: int, feed_forward_dim: int, dropout: float,
         num_queries: int, pre_norm: bool, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
     ):  # fmt: skip
+        _refuse_impossible(
+            {"backbone": (backbone, ARCHITECTURES), "last_stage": (last_stage, STAGES), "norm": (norm, NORMS),
+             "position_embedding": (position_embedding, POSITIONS)},
+            {"num_classes": num_classes, "backbone_width": backbone_width, "hidden_dim": hidden_dim, "heads": heads,
+             "decoder_layers": decoder_layers, "feed_forward_dim": feed_forward_dim, "num_queries": num_queries},
+            dropout,
+        )  # fmt: skip
+        if hidden_dim % heads or hidden_dim % 4:
+            raise ValueError(
+                f"hidden_dim={hidden_dim} must be a multiple of heads={heads} and of 4 (two sines an axis)"
+            )
+        if norm == "group" and backbone_width % GROUPS:
+            raise ValueError(f"backbone_width={backbone_width} must be a multiple of {GROUPS} for norm='group'")
         self.dtype = jnp.dtype(dtype)
         self.backbone = ResNet(
             backbone, width=backbone_width, last_stage=last_stage, dilation=dilation, stride_in_1x1=stride_in_1x1,

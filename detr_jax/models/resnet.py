@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from detr_jax.structures import Array
 
 GROUPS = 8  # of the group norm
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Architecture(NamedTuple):

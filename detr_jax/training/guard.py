@@ -17,16 +17,16 @@ from detr_jax.program import UserError
 class StopSignal:
     """Notices SIGTERM and SIGINT without interrupting the step; every host of a pod agrees on the step to stop at.
 
-    Use as a context manager: the handlers that were there before come back.
+    Use as a context manager: the handlers that were there before come back. With several processes SIGTERM belongs to
+    JAX, whose service tells all of them.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
         self._received = False
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {number: signal.signal(number, self._notice) for number in self.SIGNALS}
+        numbers = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        self._previous = {number: signal.signal(number, self._notice) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:
@@ -50,8 +50,8 @@ class StopSignal:
 
 
 def report_skipped(rows: list[dict], folder: Path) -> None:
-    """Writes one file for each skipped step: its number, its image ids and what was measured."""
-    for row in rows:
+    """Writes one file for each skipped step: its number, its image ids and what was measured. The first host does."""
+    for row in rows if jax.process_index() == 0 else ():
         with files.replacing(folder / f"step_{row['step']:08d}.json") as path:
             path.write_text(json.dumps(row, indent=1))
 

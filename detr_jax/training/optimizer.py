@@ -37,7 +37,9 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
         "constant": lambda step: jnp.ones(()),
     }
     if kind not in shapes:
-        raise ValueError(f"unknown schedule {kind!r}; choose from {sorted(shapes)}")
+        raise ValueError(f"unknown schedule {kind!r}; choose from {', '.join(sorted(shapes))}")
+    if kind == "step" and drop_step < 1:
+        raise ValueError("drop_epoch must be 1 or more; choose 'constant' for a rate that never drops")
 
     def factor(step):
         step = jnp.asarray(step, jnp.int32)

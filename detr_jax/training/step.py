@@ -124,7 +124,7 @@ def train_step(
         for name, old in state.average.items()
     }
 
-    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    finite = jnp.isfinite(total) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(updates))
     params, opt_state, average = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
         (params, opt_state, average),

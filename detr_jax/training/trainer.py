@@ -10,7 +10,7 @@ import numpy as np
 
 from detr_jax import detector, sharding
 from detr_jax.data import augmentation
-from detr_jax.data.buckets import Bucket, with_room
+from detr_jax.data.buckets import Bucket, of_rows, with_room
 from detr_jax.data.plan import TrainPlan
 from detr_jax.data.split import Split
 from detr_jax.program import UserError
@@ -28,8 +28,9 @@ def make_plan(config: dict, split: Split) -> TrainPlan:
     """Which images make up each step. Raises UserError when an image has more objects than the model has queries."""
     data = config["data"]
     settings = augmentation.Augmentation(*(data[key] for key in augmentation.Augmentation._fields))
+    augmentation.checked(settings)
     buckets = with_room(
-        tuple(Bucket(*bucket) for bucket in data["buckets"]),
+        of_rows(data["buckets"]),
         split.target_counts,
         split.image_ids,
         config["model"]["num_queries"],
@@ -60,8 +61,8 @@ def make_recipe(config: dict, devices: int) -> step.Recipe:
 
 def check_batch_size(batch_size: int, accum_steps: int, devices: int) -> None:
     """Raises UserError unless the batch can be cut into equal parts."""
-    unit = devices * accum_steps
-    if batch_size < 1 or batch_size % unit:
+    unit = devices * max(accum_steps, 1)
+    if accum_steps < 1 or batch_size < 1 or batch_size % unit:
         raise UserError(
             f"--config.train.batch_size={batch_size} cannot be split over {devices} devices and "
             f"accum_steps={accum_steps}; make it a multiple of {unit}"
@@ -82,9 +83,11 @@ class Trainer:
         self.total_steps = train["steps"] or train["epochs"] * self.steps_per_epoch
 
         self.network = detector.build_network(config, len(self.categories.ids))
-        self.rate_factor = optimizer.schedule(
-            optim["schedule"], self.total_steps, optim["drop_epoch"] * self.steps_per_epoch, optim["warmup_steps"]
-        )
+        try:
+            drop_step = optim["drop_epoch"] * self.steps_per_epoch
+            self.rate_factor = optimizer.schedule(optim["schedule"], self.total_steps, drop_step, optim["warmup_steps"])
+        except ValueError as error:
+            raise UserError(f"--config.optim.schedule: {error}") from error
         rates = optimizer.LearningRates(optim["lr"], optim["lr_backbone"])
         self._tx = optimizer.adamw(rates, self.rate_factor, optim["weight_decay"], optim["b2"])
         self._recipe = make_recipe(config, self.mesh.size)

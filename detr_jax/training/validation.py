@@ -12,6 +12,7 @@ from detr_jax.data.split import Split
 from detr_jax.evaluation import coco_eval
 from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Detections
+from detr_jax.training import guard
 
 SURE = 0.5  # score from which a detection is drawn; where there is none, the best three are drawn
 
@@ -27,7 +28,7 @@ class Validation:
 
     def __init__(self, config: dict, split: Split, network: Network, mesh: jax.sharding.Mesh, workdir: Path):
         self._split, self._mesh, self._workdir = split, mesh, workdir
-        self._threads = config["data"]["threads"]
+        self._threads, self._hang_minutes = config["data"]["threads"], config["train"]["hang_minutes"]
         self._plan = detector.evaluation_plan(config, split, config["train"]["batch_size"], mesh)
         self._ground_truth = split.ground_truth()
         self.notes = coco_eval.check_ground_truth(self._ground_truth)
@@ -46,6 +47,7 @@ class Validation:
         ):
             if stop():
                 return None
+            guard.expect_progress(self._hang_minutes)
             results += detections.to_coco(self._split.image_ids[row])
             if row in self._shown:
                 pictures[row] = detections

@@ -7,6 +7,7 @@ before it is committed. A damaged one is set aside with a message and the one be
     checkpoints/<step>/averaged/   the moving average, when there is one
     checkpoints/<step>/progress/   optimizer, step and counters
     checkpoints/<step>/info/       the run's config and categories as JSON
+    checkpoints/scores.json        AP of the steps that were evaluated
     checkpoints/best               link to the step with the highest AP
 """
 
@@ -21,10 +22,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from detr_jax.files import replacing
 from detr_jax.program import UserError
 
 CHECKSUMS = "checksums.json"
 BEST = "best"
+SCORES = "scores.json"
 
 
 class Stored(NamedTuple):
@@ -121,34 +124,40 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             ),
         )
-        scores = {step: self.score(step) for step in steps(self.folder)}
-        scored = [step for step, score in scores.items() if score is not None]
-        self._best_step = max(scored, key=scores.get, default=None)  # the first, of equals
-        if self._best_step is not None:
-            self._link_best()  # again: a process that was killed may have left a link to a step it did not finish
+        # A killed process may have left the score of, and a link to, a step that it did not finish.
+        there = steps(self.folder)
+        self._scores = {step: score for step, score in _read_scores(self.folder).items() if step in there}
+        self._link_best()
 
-    def save(self, step: int, stored: Stored, score: float | None = None) -> None:
+    @property
+    def _best_step(self) -> int | None:
+        return max(self._scores, key=self._scores.get, default=None)  # the first, of equals
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the AP of a step is known."""
+        return step in self._scores
+
+    def record(self, step: int, score: float) -> None:
+        """Remembers the AP of a step, which decides what the best is; also of one that was saved before."""
+        self._scores[step] = score
+        if jax.process_index() == 0:
+            with replacing(self.folder / SCORES) as path:
+                path.write_text(json.dumps(self._scores))
+        self._link_best()
+
+    def save(self, step: int, stored: Stored) -> None:
         """Copies the arrays from the device and returns; a thread writes and commits them.
 
-        ``score`` (AP) takes part in the choice of the best. A step that is already there is not written again.
+        A step that is already there is not written again.
         """
         if step in self._manager.all_steps():
             return
         self._manager.wait_until_finished()
         self._writing = step
-        if score is not None and (self._best_step is None or score > self.score(self._best_step)):
-            self._best_step = step
         trees = {"model": stored.model, "averaged": stored.averaged, "progress": stored.progress}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
-        items["info"] = ocp.args.JsonSave({**stored.info, "step": step, "AP": score})
+        items["info"] = ocp.args.JsonSave({**stored.info, "step": step})
         self._manager.save(step, args=ocp.args.Composite(**items))
-
-    def score(self, step: int) -> float | None:
-        """AP of a step, or None when it was not evaluated before it was saved, or cannot be read."""
-        try:
-            return read_info(self.folder / str(step))["AP"]
-        except (OSError, ValueError, KeyError):
-            return None
 
     def _before_commit(self) -> None:
         """Runs when all files of a checkpoint are written and before orbax renames its folder."""
@@ -156,13 +165,15 @@ class Checkpoints:
             return
         (folder,) = self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
         (folder / CHECKSUMS).write_text(json.dumps(_digests(folder)))
-        if self._best_step == self._writing:
-            self._link_best()
+        self._link_best()
 
     def _link_best(self) -> None:
+        best = self._best_step
+        if jax.process_index() or best not in (*steps(self.folder), self._writing):
+            return
         link = self.folder / f".{BEST}.{os.getpid()}"
         link.unlink(missing_ok=True)
-        link.symlink_to(str(self._best_step))
+        link.symlink_to(str(best))
         link.replace(self.folder / BEST)
 
     def __enter__(self) -> "Checkpoints":
@@ -174,8 +185,15 @@ class Checkpoints:
         self._manager.close()
 
 
-def check_settings(folder: Path, config: dict, may_change: tuple[str, ...]) -> None:
-    """Raises UserError, listing the differences, if the run in ``folder`` was made with other settings."""
+def _read_scores(folder: Path) -> dict[int, float]:
+    try:
+        return {int(step): score for step, score in json.loads((folder / SCORES).read_text()).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def check_settings(folder: Path, config: dict, may_change: set[str]) -> None:
+    """Raises UserError, listing the differences, if the checkpoint in ``folder`` was made with other settings."""
 
     def flat(settings: dict, prefix: str = "") -> dict:  # {"a": {"b": 1}} -> {"a.b": 1}
         rows = {}
@@ -183,9 +201,7 @@ def check_settings(folder: Path, config: dict, may_change: tuple[str, ...]) -> N
             rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         return rows
 
-    if not steps(folder):
-        return
-    old, new = flat(read_info(folder / str(steps(folder)[-1]))["config"]), flat(config)
+    old, new = flat(read_info(folder)["config"]), flat(config)
     differences = [
         f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -193,7 +209,7 @@ def check_settings(folder: Path, config: dict, may_change: tuple[str, ...]) -> N
     ]
     if differences:
         raise UserError(
-            f"{folder.parent} belongs to a run with other settings ({'; '.join(differences)}); "
+            f"{folder.parents[1]} belongs to a run with other settings ({'; '.join(differences)}); "
             "choose another --workdir, or take these values back"
         )
 
@@ -234,12 +250,12 @@ def find(path: str | Path) -> Path:
         if (root / BEST / "info").is_dir():
             folder = (root / BEST).resolve()
         elif steps(root):
-            folder = root / str(steps(root)[-1])
+            folder = (root / str(steps(root)[-1])).resolve()
         else:
             continue
         break
     else:
-        folder = path
+        folder = path.resolve()
     if not (folder / "info" / "metadata").is_file():
         exists = "holds no checkpoint" if path.exists() else "does not exist"
         raise UserError(f"{path} {exists}; pass a workdir of detr_jax.train or one of its checkpoints/<step> folders")

@@ -37,12 +37,11 @@ def write_jax(output: Path, arrays: dict[str, np.ndarray], categories: Categorie
 
 def write_official(output: Path, arrays: dict[str, np.ndarray]) -> None:
     """A file for ``model.load_state_dict(torch.load(file)["model"])`` of the original."""
-    if foreign.torch is None:
-        raise UserError("--to=official writes a PyTorch file: type pip install torch")
+    torch = foreign.pytorch(output)
     tensors = torch_names.to_there(arrays, torch_names.ORIGINAL)
     with replacing(output) as path:
-        content = {key: foreign.torch.from_numpy(np.array(tensor)) for key, tensor in tensors.items()}
-        foreign.torch.save({"model": content}, path)
+        content = {key: torch.from_numpy(np.array(tensor)) for key, tensor in tensors.items()}
+        torch.save({"model": content}, path)
 
 
 def huggingface_config(model: dict, categories: Categories) -> dict:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from detr_jax import convert, detector, program
 from detr_jax.models import detr
 from detr_jax.program import UserError
 from detr_jax.structures import Categories
-from detr_jax.weights import foreign, pretrained, torch_names
+from detr_jax.weights import pretrained, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
 
 LAYOUTS = {
@@ -222,7 +223,7 @@ def test_r50_gives_r101_its_transformer_and_heads(arrays, tmp_path):
 
 
 def test_pth_needs_torch(arrays, tmp_path, monkeypatch):
-    monkeypatch.setattr(foreign, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "old.pth").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(UserError, match="pip install torch"):
         pretrained.read(tmp_path / "old.pth")

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import importlib
 import json
 import pickle
 import zipfile
@@ -19,11 +20,6 @@ from safetensors.numpy import load_file
 from detr_jax.program import UserError
 from detr_jax.weights import torch_names
 from detr_jax.weights.torch_names import Row
-
-try:
-    import torch
-except ImportError:  # only .pth files need it
-    torch = None
 
 # The released files are named after their own digest, by which the dilated ones, equal in every shape, are known.
 RELEASED_DC5 = ("f0fb7ef5", "a2e86def", "da08f1b1")
@@ -169,9 +165,18 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from error
 
 
+def pytorch(path: Path):
+    """The torch module, which only ``.pth`` files need and nothing else imports. Raises UserError without it."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a PyTorch file: type pip install torch, or use safetensors, which needs no PyTorch"
+        ) from error
+
+
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if torch is None:
-        raise UserError(f"{path} is a PyTorch file: type pip install torch, or convert it to safetensors elsewhere")
+    torch = pytorch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -185,7 +185,7 @@ def theirs(peer: Peer, images: np.ndarray) -> Outputs:
 def targets(seed: int, counts: list[int], classes: int) -> Targets:
     """Random objects; slots past an image's count hold numbers that must not matter."""
     rng = np.random.default_rng(seed)
-    slots = max(counts) + 2
+    slots = 64
     size = rng.uniform(0.02, 0.6, (len(counts), slots, 2))
     center = rng.uniform(size / 2, 1 - size / 2)
     return Targets(

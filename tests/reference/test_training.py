@@ -107,7 +107,7 @@ def test_frozen_parts_stay_as_they_are():
 def test_twenty_steps(differences):
     """Three batches over and over, dropout off; the loss falls by much more than the tolerance."""
     built = peer.build(seed=22, **peer.NARROW, backbone="resnet18")
-    rates = optimizer.LearningRates(rest=5e-4, backbone=5e-5)
+    rates = optimizer.LearningRates(rest=2e-4, backbone=2e-5)
     data = [batch(seed, (64, 96), counts, 7) for seed, counts in enumerate([[1, 5], [3, 2], [0, 4]])]
     named = [(name, parameter) for name, parameter in built.model.named_parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(
@@ -133,4 +133,4 @@ def test_twenty_steps(differences):
         differences("loss (relative)", abs(float(metrics["loss"]) / total.item() - 1))
         differences("gradient norm (relative)", abs(float(metrics["grad_norm"]) / their_norm.item() - 1))
         np.testing.assert_allclose(float(metrics["loss"]), total.item(), rtol=1e-3)
-    assert history[18] < 0.8 * history[0], history
+    assert history[18] < 0.95 * history[0], history

@@ -22,7 +22,6 @@ def predictions(seed: int, images: int) -> Predictions:
     return Predictions(logits.astype(np.float32), boxes.astype(np.float32))
 
 
-
 def their_criterion(predicted: Predictions, wanted: Targets):
     """(total, terms by their names, costs and matches [layer][image] in the order of our layers)."""
     logits, boxes = torch.tensor(predicted.logits), torch.tensor(predicted.boxes)
@@ -65,9 +64,7 @@ def test_every_term_of_every_layer_and_the_total(counts, differences):
     def ours(predicted, wanted):
         matches = matcher.match(predicted, wanted)
         divisors = losses.normalizers(wanted, QUERIES, 0.1)
-        terms = losses.losses(
-            predicted, wanted, matches.query_of_target, divisors, 0.1
-        )
+        terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, 0.1)
         figures = losses.errors(predicted, wanted, matches.query_of_target).figures()
         return losses.total(terms, losses.LossWeights()), terms, figures
 

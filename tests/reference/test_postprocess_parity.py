@@ -70,7 +70,7 @@ def test_from_the_file_to_the_detections(real_data, differences):
         view = augmentation.views(np.array([size]), np.zeros((1, augmentation.DRAWS)), settings).take(0)
         none = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
         pixels, _, _ = augmentation.apply(decode(path.read_bytes(), size), *none, view)
-        canvas = np.zeros((1, 256, 256, 3), np.uint8)
+        canvas = np.zeros((1, 256, 384, 3), np.uint8)
         canvas[0, : pixels.shape[0], : pixels.shape[1]] = pixels
         predictions = network(built.arrays, canvas, np.array([pixels.shape[:2]]))
         scores, labels, boxes_xyxy = postprocess.top_class(predictions.logits[-1], predictions.boxes[-1])

@@ -33,7 +33,9 @@ def batch(seed: int, size: tuple[int, int], counts: list[int], classes: int) -> 
 def start(built: peer.Peer, rates=optimizer.LearningRates(1e-4, 1e-5), weight_decay=1e-4):
     """(optimizer, state before step 0)."""
     tx = optimizer.adamw(rates, optimizer.schedule("constant", 100, 100), weight_decay)
-    return tx, step.init_state({name: jax.numpy.asarray(a) for name, a in built.arrays.items()}, built.network, (), tx, 0)
+    return tx, step.init_state(
+        {name: jax.numpy.asarray(a) for name, a in built.arrays.items()}, built.network, (), tx, 0
+    )
 
 
 def without_effect(name: str) -> bool:

@@ -208,7 +208,7 @@ def loss(outputs: Outputs, wanted: Targets) -> tuple[torch.Tensor, dict[str, tor
 
 
 def forward(network: Network):
-    """The jitted (arrays, images, sizes) -> ``Outputs`` of our network; memory is caught where it leaves the encoder."""
+    """The jitted (arrays, images, sizes) -> ``Outputs`` of our network; memory is caught as it leaves the encoder."""
     encode = Transformer.encode
 
     def both(arrays, images, sizes):

@@ -23,8 +23,8 @@ def xavier(fan_in, fan_out):
     return UNIFORM, math.sqrt(6 / (fan_in + fan_out))
 
 
-# name -> (distribution, its deviation, bound or value). The attention's three input projections are one 768 x 256 tensor
-# in torch, which xavier's bound counts.
+# name -> (distribution, its deviation, bound or value). Query, key and value of an attention are one 768 x 256 tensor in
+# torch, which xavier's bound counts.
 RULES = {
     r"backbone/.*(norm\d?)/(scale|var)": (CONSTANT, 1),
     r"backbone/.*(norm\d?)/(bias|mean)": (CONSTANT, 0),

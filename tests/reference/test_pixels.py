@@ -36,7 +36,7 @@ def test_the_two_cats(real_data, differences):
 
 @pytest.mark.parametrize("scale, max_size", [(800, 1333), (300, 1000)])
 def test_photos(scale, max_size, real_data, differences):
-    """The long side stays below its limit: there transformers no longer rounds as the original does, see test_augmentation."""
+    """The long side stays below its limit: there transformers no longer rounds as the original."""
     processor = DetrImageProcessorPil(size={"shortest_edge": scale, "longest_edge": max_size})
     for path in sorted((real_data / "coco128" / "images").rglob("*.jpg"))[:12]:
         ours = evaluated(decode(path.read_bytes()), scale, max_size)

@@ -53,7 +53,7 @@ def test_random_predictions(real_data, differences):
 
 
 def test_from_the_file_to_the_detections(real_data, differences):
-    """The whole way on both sides: decoding, resizing, the network, post-processing. Scores and boxes query by query."""
+    """The whole way on both sides: decoding, resizing, the network, post-processing; query by query."""
     images, categories = images_of(real_data)
     settings = augmentation.evaluation(128, 1333)
     processor = DetrImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 1333})

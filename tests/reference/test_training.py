@@ -22,6 +22,7 @@ RECIPE = step.Recipe(
     average_decay=0.0,
     seed=0,
 )
+RATES = optimizer.LearningRates(rest=1e-4, backbone=1e-5)
 
 
 def batch(seed: int, size: tuple[int, int], counts: list[int], classes: int) -> Batch:
@@ -30,9 +31,9 @@ def batch(seed: int, size: tuple[int, int], counts: list[int], classes: int) -> 
     return Batch(images, sizes, peer.targets(seed, counts, classes), np.arange(len(counts)))
 
 
-def start(built: peer.Peer, rates=optimizer.LearningRates(1e-4, 1e-5), weight_decay=1e-4):
+def start(built: peer.Peer, rates: optimizer.LearningRates = RATES):
     """(optimizer, state before step 0)."""
-    tx = optimizer.adamw(rates, optimizer.schedule("constant", 100, 100), weight_decay)
+    tx = optimizer.adamw(rates, optimizer.schedule("constant", 100, 100), weight_decay=1e-4)
     return tx, step.init_state(
         {name: jax.numpy.asarray(a) for name, a in built.arrays.items()}, built.network, (), tx, 0
     )

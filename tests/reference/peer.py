@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
 from detr_jax.models import detr
 from detr_jax.models.network import Network
 from detr_jax.models.resnet import ARCHITECTURES
 from detr_jax.models.transformer import Transformer
-from detr_jax.structures import Predictions
+from detr_jax.structures import Predictions, Targets
 from detr_jax.weights import torch_names
 
 PUBLISHED = {
@@ -181,8 +182,33 @@ def theirs(peer: Peer, images: np.ndarray) -> Outputs:
     return Outputs(*(tensor.numpy() for tensor in found))
 
 
+def targets(seed: int, counts: list[int], classes: int) -> Targets:
+    """Random objects; slots past an image's count hold numbers that must not matter."""
+    rng = np.random.default_rng(seed)
+    slots = 64
+    size = rng.uniform(0.02, 0.6, (len(counts), slots, 2))
+    center = rng.uniform(size / 2, 1 - size / 2)
+    return Targets(
+        np.concatenate([center, size], axis=-1).astype(np.float32),
+        rng.integers(0, classes, (len(counts), slots)).astype(np.int32),
+        np.arange(slots)[None] < np.array(counts)[:, None],
+    )
+
+
+def loss(outputs: Outputs, wanted: Targets) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The total that transformers' copy of the original's criterion gives for live outputs, and its named terms."""
+    logits, boxes, _ = outputs
+    labels = [
+        {"boxes": torch.tensor(boxes[valid]), "class_labels": torch.tensor(labels[valid], dtype=torch.long)}
+        for boxes, labels, valid in zip(*wanted, strict=True)
+    ]
+    config = DetrConfig(num_labels=logits.shape[-1] - 1, decoder_layers=len(logits), auxiliary_loss=True)
+    total, terms, _ = ForObjectDetectionLoss(logits[-1], labels, "cpu", boxes[-1], config, logits, boxes)
+    return total, terms
+
+
 def forward(network: Network):
-    """The jitted (arrays, images, sizes) -> ``Outputs`` of our network; memory is caught where it leaves the encoder."""
+    """The jitted (arrays, images, sizes) -> ``Outputs`` of our network; memory is caught as it leaves the encoder."""
     encode = Transformer.encode
 
     def both(arrays, images, sizes):

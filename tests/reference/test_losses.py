@@ -7,14 +7,12 @@ import numpy as np
 import peer
 import pytest
 import torch
-from transformers import DetrConfig
 from transformers.loss import loss_for_object_detection as criterion
 
 from detr_jax.structures import Predictions, Targets
 from detr_jax.training import losses, matcher
 
 LAYERS, QUERIES, CLASSES = 6, 100, 91
-CONFIG = DetrConfig(num_labels=CLASSES, decoder_layers=LAYERS, auxiliary_loss=True)
 
 
 def predictions(seed: int, images: int) -> Predictions:
@@ -22,26 +20,6 @@ def predictions(seed: int, images: int) -> Predictions:
     logits = 2 * rng.standard_normal((LAYERS, images, QUERIES, CLASSES + 1))
     boxes = 1 / (1 + np.exp(-rng.standard_normal((LAYERS, images, QUERIES, 4))))
     return Predictions(logits.astype(np.float32), boxes.astype(np.float32))
-
-
-def targets(seed: int, counts: list[int]) -> Targets:
-    """Random objects; slots past an image's count hold numbers that must not matter."""
-    rng = np.random.default_rng(seed)
-    slots = max(counts) + 2
-    size = rng.uniform(0.02, 0.6, (len(counts), slots, 2))
-    center = rng.uniform(size / 2, 1 - size / 2)
-    return Targets(
-        np.concatenate([center, size], axis=-1).astype(np.float32),
-        rng.integers(0, CLASSES, (len(counts), slots)).astype(np.int32),
-        np.arange(slots)[None] < np.array(counts)[:, None],
-    )
-
-
-def their_labels(wanted: Targets) -> list[dict]:
-    return [
-        {"boxes": torch.tensor(boxes[valid]), "class_labels": torch.tensor(labels[valid], dtype=torch.long)}
-        for boxes, labels, valid in zip(*wanted, strict=True)
-    ]
 
 
 def their_criterion(predicted: Predictions, wanted: Targets):
@@ -54,9 +32,7 @@ def their_criterion(predicted: Predictions, wanted: Targets):
         return costs[-1][1]
 
     with mock.patch.object(criterion, "linear_sum_assignment", watched):
-        total, terms, _ = criterion.ForObjectDetectionLoss(
-            logits[-1], their_labels(wanted), "cpu", boxes[-1], CONFIG, logits, boxes
-        )
+        total, terms = peer.loss(peer.Outputs(logits, boxes, None), wanted)
     images = len(costs) // LAYERS
     solved = [costs[start : start + images] for start in range(0, len(costs), images)]
     return float(total), {name: float(term) for name, term in terms.items()}, solved[1:] + solved[:1]
@@ -64,7 +40,7 @@ def their_criterion(predicted: Predictions, wanted: Targets):
 
 @pytest.mark.parametrize("counts", [[7, 0, 23], [1, 1], [60, 3]])
 def test_costs_and_matches(counts, differences):
-    predicted, wanted = predictions(len(counts), len(counts)), targets(sum(counts), counts)
+    predicted, wanted = predictions(len(counts), len(counts)), peer.targets(sum(counts), counts, CLASSES)
     _, _, solved = their_criterion(predicted, wanted)
     cost = np.asarray(jax.jit(matcher.matching_cost)(predicted, wanted))
     query_of_target = np.asarray(jax.jit(matcher.match)(predicted, wanted).query_of_target)
@@ -81,16 +57,14 @@ def test_costs_and_matches(counts, differences):
 
 @pytest.mark.parametrize("counts", [[7, 0, 23], [1, 1], [60, 3]])
 def test_every_term_of_every_layer_and_the_total(counts, differences):
-    predicted, wanted = predictions(len(counts), len(counts)), targets(sum(counts), counts)
+    predicted, wanted = predictions(len(counts), len(counts)), peer.targets(sum(counts), counts, CLASSES)
     their_total, theirs, _ = their_criterion(predicted, wanted)
 
     @jax.jit
     def ours(predicted, wanted):
         matches = matcher.match(predicted, wanted)
-        divisors = losses.normalizers(wanted, QUERIES, CONFIG.eos_coefficient)
-        terms = losses.losses(
-            predicted, wanted, matches.query_of_target, divisors, CONFIG.eos_coefficient
-        )
+        divisors = losses.normalizers(wanted, QUERIES, 0.1)
+        terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, 0.1)
         figures = losses.errors(predicted, wanted, matches.query_of_target).figures()
         return losses.total(terms, losses.LossWeights()), terms, figures
 
@@ -109,7 +83,7 @@ def test_every_term_of_every_layer_and_the_total(counts, differences):
 
 def test_without_any_object(differences):
     """The matcher has nothing to do, all queries should say no-object, and nothing is divided by zero."""
-    predicted, wanted = predictions(0, 2), targets(0, [0, 0])
+    predicted, wanted = predictions(0, 2), peer.targets(0, [0, 0], CLASSES)
     their_total, _, _ = their_criterion(predicted, wanted)
     matches = matcher.match(predicted, wanted)
     divisors = losses.normalizers(wanted, QUERIES, 0.1)

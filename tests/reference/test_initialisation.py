@@ -23,7 +23,7 @@ def xavier(fan_in, fan_out):
     return UNIFORM, math.sqrt(6 / (fan_in + fan_out))
 
 
-# name -> (distribution, its deviation, bound or value). Query, key and value of an attention are one 768 x 256 tensor in
+# name -> (distribution, its deviation, bound or value). Query, key and value of an attention are one 768x256 tensor in
 # torch, which xavier's bound counts.
 RULES = {
     r"backbone/.*(norm\d?)/(scale|var)": (CONSTANT, 1),

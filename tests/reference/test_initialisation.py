@@ -23,8 +23,8 @@ def xavier(fan_in, fan_out):
     return UNIFORM, math.sqrt(6 / (fan_in + fan_out))
 
 
-# name -> (distribution, its deviation, bound or value). torch holds an attention's query, key and value as one 768 x 256
-# tensor, and xavier's bound counts all of it.
+# name -> (distribution, its deviation, bound or value). torch holds an attention's query, key and value as one tensor
+# of 768 x 256, and xavier's bound counts all of it.
 RULES = {
     r"backbone/.*(norm\d?)/(scale|var)": (CONSTANT, 1),
     r"backbone/.*(norm\d?)/(bias|mean)": (CONSTANT, 0),

@@ -1,5 +1,6 @@
 """AdamW with a learning rate per group of parameters and the schedules of the paper; a function of the step alone."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,6 +49,21 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
     return factor
 
 
+def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """optax's Adam, but for the bias correction: 1 - b2 ** t in float32 makes the first updates wrong by 1e-5."""
+    plain = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+    def update(updates: Arrays, state: optax.ScaleByAdamState, params=None):
+        count = state.count + 1
+        mu = {name: b1 * state.mu[name] + (1 - b1) * gradient for name, gradient in updates.items()}
+        nu = {name: b2 * state.nu[name] + (1 - b2) * jnp.square(gradient) for name, gradient in updates.items()}
+        first, second = (-jnp.expm1(count * math.log(b)) for b in (b1, b2))
+        scaled = {name: (mu[name] / first) / (jnp.sqrt(nu[name] / second) + eps) for name in updates}
+        return scaled, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(plain.init, update)
+
+
 def adamw(
     rates: LearningRates, factor: Schedule, weight_decay: float, b2: float = 0.999
 ) -> optax.GradientTransformation:
@@ -63,7 +79,7 @@ def adamw(
         return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
     return optax.chain(
-        optax.scale_by_adam(b1=0.9, b2=b2, eps=1e-8), optax.add_decayed_weights(weight_decay), scale_by_rate()
+        _scale_by_adam(b1=0.9, b2=b2, eps=1e-8), optax.add_decayed_weights(weight_decay), scale_by_rate()
     )
 
 

@@ -23,8 +23,8 @@ def xavier(fan_in, fan_out):
     return UNIFORM, math.sqrt(6 / (fan_in + fan_out))
 
 
-# name -> (distribution, its deviation, bound or value). Query, key and value of an attention are one 768x256 tensor in
-# torch, which xavier's bound counts.
+# name -> (distribution, its deviation, bound or value). torch holds an attention's query, key and value as one tensor
+# of 768 x 256, and xavier's bound counts all of it.
 RULES = {
     r"backbone/.*(norm\d?)/(scale|var)": (CONSTANT, 1),
     r"backbone/.*(norm\d?)/(bias|mean)": (CONSTANT, 0),
@@ -45,7 +45,7 @@ RULES = {
 @pytest.fixture(scope="module")
 def fresh():
     network = detr.network(**peer.PUBLISHED)
-    return {name: np.asarray(array, np.float64) for name, array in jax.jit(network.init)(jax.random.key(0)).items()}
+    return jax.jit(network.init)(jax.random.key(0))
 
 
 def rule(name: str, shape: tuple[int, ...]):
@@ -57,7 +57,8 @@ def rule(name: str, shape: tuple[int, ...]):
 
 def test_every_array(fresh, differences):
     """Mean, deviation and bounds, each within five standard errors of what its distribution says."""
-    for name, array in fresh.items():
+    for name, values in fresh.items():
+        array = np.asarray(values, np.float64)
         kind, figure = rule(name, array.shape)
         if kind == CONSTANT:
             assert (array == figure).all(), name

@@ -34,9 +34,8 @@ def batch(seed: int, size: tuple[int, int], counts: list[int], classes: int) -> 
 def start(built: peer.Peer, rates: optimizer.LearningRates = RATES):
     """(optimizer, state before step 0)."""
     tx = optimizer.adamw(rates, optimizer.schedule("constant", 100, 100), weight_decay=1e-4)
-    return tx, step.init_state(
-        {name: jax.numpy.asarray(a) for name, a in built.arrays.items()}, built.network, (), tx, 0
-    )
+    arrays = {name: jax.numpy.asarray(array) for name, array in built.arrays.items()}
+    return tx, step.init_state(arrays, built.network, (), tx, 0.0)
 
 
 def without_effect(name: str) -> bool:

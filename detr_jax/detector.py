@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from detr_jax import drawing
+from detr_jax import drawing, sharding
 from detr_jax.data import augmentation, buckets
 from detr_jax.data.coco_json import COCO_CATEGORIES
 from detr_jax.data.decode import decode, image_size
@@ -118,7 +117,7 @@ def detect_function(network: Network, mesh: jax.sharding.Mesh) -> Detect:
         predictions = network.apply(arrays, images, sizes, None)
         return postprocess.top_class(predictions.logits[-1], predictions.boxes[-1])
 
-    return jax.jit(detect, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(detect, out_shardings=sharding.replicated(mesh))
 
 
 def detect_split(
@@ -146,9 +145,8 @@ def detect_split(
                 )
 
     pending = None
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     with Pipeline(split, plan, host=jax.process_index(), hosts=jax.process_count(), threads=threads) as batches:
-        for step, (batch, _) in enumerate(to_device(batches, sharding)):
+        for step, (batch, _) in enumerate(to_device(batches, sharding.batch_sharding(mesh))):
             results = detect(arrays, batch.images, batch.sizes)
             if pending is not None:
                 yield from finish(*pending)
@@ -160,6 +158,7 @@ def detect_split(
 class Detector(NamedTuple):
     """A model with its weights, its classes, and the image sizes it was trained for."""
 
+    path: Path  # where the weights were found: a checkpoint's folder, or a file
     network: Network
     arrays: Arrays
     categories: Categories
@@ -248,5 +247,5 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
     if mesh is None:
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
     arrays = {name: source.arrays[name] for name in network.shapes}
-    arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
-    return Detector(network, arrays, categories, config, mesh, detect_function(network, mesh))
+    arrays = jax.device_put(arrays, sharding.replicated(mesh))
+    return Detector(source.path, network, arrays, categories, config, mesh, detect_function(network, mesh))

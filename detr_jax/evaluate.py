@@ -21,15 +21,14 @@ from detr_jax.data.split import open_split
 from detr_jax.evaluation import coco_eval
 from detr_jax.program import UserError
 from detr_jax.structures import Categories, Detections
-from detr_jax.weights import checkpoints
 
 flags.DEFINE_string("workdir", None, "A run of detr_jax.train: its best checkpoint on its validation split.")
-flags.DEFINE_string("checkpoint", None, "A workdir or one of its checkpoints/<step>.")
+flags.DEFINE_string("checkpoint", None, "A workdir, one of its checkpoints/<step>, a .pth, .safetensors or hub name.")
 flags.DEFINE_string("data_name", None, "Name of a prepared dataset; by default the run's.")
 flags.DEFINE_string("data_dir", None, "Folder of the prepared datasets; by default the run's.")
 flags.DEFINE_string("split", None, "Split to evaluate; by default the run's validation split.")
 flags.DEFINE_string("class_map", None, "JSON file {model's class name: dataset's class name} where they differ.")
-flags.DEFINE_string("output", None, "Folder for the results; by default <checkpoint's run>/eval/<dataset>-<split>.")
+flags.DEFINE_string("output", None, "Folder for the results; by default eval/<dataset>-<split> of the run, or here.")
 flags.DEFINE_float("min_ap", None, "Exit with status 1 if AP is lower.")
 flags.DEFINE_integer("batch_size", 4, "Images at a time.", lower_bound=1)
 
@@ -93,6 +92,8 @@ def main(argv: list[str]) -> int:
     sharding.start_hosts()
     model = detector.load(source, sharding.make_mesh())
     data = model.config["data"]
+    if "name" not in data and not (args.data_name and args.data_dir and args.split):
+        raise UserError(f"{model.path} does not say what to evaluate on: pass --data_name, --data_dir and --split")
     name, split_name = args.data_name or data["name"], args.split or data["val_split"]
     split = open_split(args.data_dir or data["dir"], name, split_name)
     renamed = read_class_map(args.class_map)
@@ -106,13 +107,13 @@ def main(argv: list[str]) -> int:
     for row, found in tqdm(model.over(split, args.batch_size), total=len(split), disable=not sys.stderr.isatty()):
         results += as_results(found, split.image_ids[row], ids)
     metrics = coco_eval.evaluate(split.ground_truth(), results)
-    folder = checkpoints.find(source)
-    default = folder.parents[1] / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split_name}")
+    run = model.path.parents[1] if model.path.is_dir() else Path()  # of a single file, the current folder
+    default = run / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split_name}")
     output = Path(args.output) if args.output else default
     if jax.process_index() == 0:
         coco_eval.write(metrics, results, output)
     print(coco_eval.format_summary(metrics))
-    print(f"step {folder.name} of {folder.parents[1]} on {len(split)} images of {name} {split_name}: see {output}")
+    print(f"{model.path} on {len(split)} images of {name} {split_name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:
         print(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
         return 1

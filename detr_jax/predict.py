@@ -16,7 +16,7 @@ from detr_jax.data.decode import decode
 from detr_jax.program import UserError
 from detr_jax.structures import Detections
 
-flags.DEFINE_string("checkpoint", None, "A workdir of detr_jax.train or one of its checkpoints/<step>.", required=True)
+flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file or a hub name.", required=True)
 flags.DEFINE_multi_string("input", None, "Image file, folder or pattern; may be repeated.", required=True)
 flags.DEFINE_string("output", None, "Folder for predictions.json and the pictures.", required=True)
 flags.DEFINE_float("threshold", 0.5, "Least score of a detection.", lower_bound=0.0, upper_bound=1.0)

@@ -12,10 +12,12 @@ import pytest
 from programs import QUERIES, Programs, assert_one_sentence, of_session
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from safetensors.numpy import save_file
 
 import detr_jax
 from detr_jax.data import builder, coco_folder
 from detr_jax.data.split import open_split
+from detr_jax.weights import torch_names
 
 FILES = ("metrics.json", "per_class.csv", "predictions.json", "pr_curve.png")
 OTHER_NAMES = {"circle": "disc", "rectangle": "rectangle", "triangle": "three corners"}
@@ -188,3 +190,18 @@ def test_mistakes_are_one_sentence(evaluations, name, words):
     folder, done = evaluations[name]
     assert_one_sentence(done, *words)
     assert name == "damaged" or not (folder / "metrics.json").exists()
+
+
+def test_a_file_of_another_framework_is_evaluated_to_the_end(programs, tmp_path):
+    arrays = {name: np.asarray(array) for name, array in detr_jax.load(programs.trained).arrays.items()}
+    there = torch_names.to_there(arrays, torch_names.HUGGINGFACE)
+    save_file({key: np.ascontiguousarray(tensor) for key, tensor in there.items()}, tmp_path / "model.safetensors")
+    config = {"encoder_attention_heads": 4, "id2label": {"0": "circle", "1": "rectangle", "2": "triangle"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    data = ["--data_name=tiny", f"--data_dir={programs.data}", "--split=val"]
+    source, output = f"--checkpoint={tmp_path}", f"--output={tmp_path}/out"
+    done, lost = programs.run_all("evaluate", [[source, output, *data], [source, output]])
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert {row["category_id"] for row in json.loads((tmp_path / "out/predictions.json").read_text())} <= {3, 7, 12}
+    assert_one_sentence(lost, "does not say what to evaluate on", "--data_name")

@@ -176,11 +176,11 @@ class ResNet(nnx.Module):
         below = Frozen if norm == "frozen_batch" else nnx.Param
         self.conv1 = Conv(3, width, 7, 2, kind=below, rngs=rngs)
         self.norm1 = NORMS[norm](width)
-        self.stages = int(last_stage.removeprefix("layer"))
+        self.depth = int(last_stage.removeprefix("layer"))
         self.stride = 4
         channels = width
-        for stage in range(1, self.stages + 1):
-            dilated = dilation and stage == self.stages
+        for stage in range(1, self.depth + 1):
+            dilated = dilation and stage == self.depth
             stride = 1 if stage == 1 or dilated else 2
             blocks = []
             for index in range(depths[stage - 1]):
@@ -202,15 +202,27 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{stage}", nnx.List(blocks))
         self.channels = channels
 
+    def stages(
+        self, images: Float[Array, "B H W 3"], sizes: Int[Array, "B 2"]
+    ) -> list[tuple[Float[Array, "B h w C"], Int[Array, "B 2"]]]:
+        """Features of every stage from layer1 on, each with the real area of each image in them."""
+        x, area = self.conv1(keep(images, sizes)), halved(sizes)
+        x = keep(nnx.relu(self.norm1(x, area)), area)
+        # Zeros outside are as good as the usual -inf: after the ReLU nothing is smaller.
+        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+        return self.stages_above(x, halved(area), 0)
+
+    def stages_above(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"], below: int):
+        """Features of the stages above layer ``below``, whose own features ``x`` are (0: the pooled stem's)."""
+        features = []
+        for stage in range(below + 1, self.depth + 1):
+            for block in getattr(self, f"layer{stage}"):
+                x, area = (jax.checkpoint(block) if self.remat and stage > 1 else block)(x, area)
+            features.append((x, area))
+        return features
+
     def __call__(
         self, images: Float[Array, "B H W 3"], sizes: Int[Array, "B 2"]
     ) -> tuple[Float[Array, "B h w C"], Int[Array, "B 2"]]:
         """Features of the last stage, and the real area of each image in them."""
-        x, area = self.conv1(keep(images, sizes)), halved(sizes)
-        x = keep(nnx.relu(self.norm1(x, area)), area)
-        # Zeros outside are as good as the usual -inf: after the ReLU nothing is smaller.
-        x, area = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]), halved(area)  # fmt: skip  # noqa: E501
-        for stage in range(1, self.stages + 1):
-            for block in getattr(self, f"layer{stage}"):
-                x, area = (jax.checkpoint(block) if self.remat and stage > 1 else block)(x, area)
-        return x, area
+        return self.stages(images, sizes)[-1]

@@ -87,6 +87,12 @@ def base() -> ConfigDict:
     config.model.dropout = 0.1
     config.model.num_queries = 100  # the most objects that can be found in an image
     config.model.pre_norm = False
+    config.model.queries = "learned"  # or 'selected': the surest tokens of the encoder (with anchors)
+    config.model.anchors = False  # queries are boxes that every decoder layer refines
+    config.model.focus = False  # cross-attention looks around the anchor
+    config.model.finer_memory = False  # the decoder reads tokens of half the encoder's stride
+    config.model.denoising = 0  # groups of noised objects that are decoded beside the queries in training
+    config.model.class_scores = "softmax"  # with a no-object class, or 'sigmoid': focal loss, no such class
 
     config.data = ConfigDict()
     config.data.name = "coco"  # as given to `dataset prepare`, or coco/2017 as prepared by tfds

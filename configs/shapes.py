@@ -47,6 +47,21 @@ SMALL = {
 
 WORDS = {
     "plain": {},
+    "fast": {
+        "model.backbone_width": 24,
+        "model.dilation": True,
+        "model.queries": "selected",
+        "model.anchors": True,
+        "model.class_scores": "sigmoid",
+        "loss.class_weight": 2.0,
+        "loss.class_cost": 2.0,
+        "optim.lr": 1e-3,
+        "optim.lr_backbone": 1e-3,
+        "optim.clip_norm": 1.0,
+        "train.steps": 1700,
+        "train.eval_every": 400,
+        "train.checkpoint_every": 1700,
+    },
     "overfit": {
         "data.train_split": "train[:8]",
         "data.val_split": "train[:8]",

@@ -107,7 +107,7 @@ def evaluation_plan(config: dict, images: Split | ImageFiles, batch_size: int, m
 Detect = Callable[[Arrays, jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def detect_function(network: Network, mesh: jax.sharding.Mesh) -> Detect:
+def detect_function(network: Network, class_scores: str, mesh: jax.sharding.Mesh) -> Detect:
     """The jitted (arrays, images, sizes) -> (scores, labels, boxes_xyxy in [0, 1]) of the last decoder layer.
 
     Results are small and come back whole on every host.
@@ -115,7 +115,7 @@ def detect_function(network: Network, mesh: jax.sharding.Mesh) -> Detect:
 
     def detect(arrays, images, sizes):
         predictions = network.apply(arrays, images, sizes, None)
-        return postprocess.top_class(predictions.logits[-1], predictions.boxes[-1])
+        return postprocess.SELECT[class_scores](predictions.logits[-1], predictions.boxes[-1])
 
     return jax.jit(detect, out_shardings=sharding.replicated(mesh))
 
@@ -205,7 +205,9 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
     if not source.is_detector:
         raise UserError(f"{source.path} is {source.title}, not a detector; it can be --config.model.backbone_weights")
     config, categories = source.config, source.categories
-    if config is None:
+    if config is not None:
+        config = config | {"model": detr.LATER | config["model"]}
+    else:
         try:
             model = detr.settings_of({name: array.shape for name, array in source.arrays.items()})
         except ValueError as error:
@@ -248,4 +250,5 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
         mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
     arrays = {name: source.arrays[name] for name in network.shapes}
     arrays = jax.device_put(arrays, sharding.replicated(mesh))
-    return Detector(source.path, network, arrays, categories, config, mesh, detect_function(network, mesh))
+    detect = detect_function(network, config["model"]["class_scores"], mesh)
+    return Detector(source.path, network, arrays, categories, config, mesh, detect)

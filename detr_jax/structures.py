@@ -7,7 +7,8 @@ Axes, the same letters in every annotation, comment and einsum:
     h w  feature cells              F  width of the feed-forward layers
     S = h*w  encoder tokens         L  decoder layers
     N  object queries               T  target slots (padded)
-    K  classes: logits have K+1, the last one is "no object"
+    K  classes
+    C  logits: K+1 with a softmax (the last one is "no object"), K with sigmoids
     3  RGB;  4  a box: (cx, cy, w, h) in [0, 1] of the real image, unless the name says
        ``_xyxy`` (corners) or ``_pixels`` (pixels of the original image)
 
@@ -56,8 +57,25 @@ class Batch(NamedTuple):
 class Predictions(NamedTuple):
     """What the model says of every query, after every decoder layer (the last layer is ``[-1]``)."""
 
-    logits: Float[Array, "L B N K+1"]
+    logits: Float[Array, "L B N C"]
     boxes: Float[Array, "L B N 4"]
+
+
+class Noised(NamedTuple):
+    """Objects of the images with noise on their boxes and labels, in G groups: what denoising queries start from."""
+
+    boxes: Float[Array, "B G T 4"]
+    labels: Int[Array, "B G T"]
+    valid: Bool[Array, "B T"]  # of the targets, the same in every group
+
+
+class Outputs(NamedTuple):
+    """Everything that the model says; the first two are the ``Predictions`` of the object queries."""
+
+    logits: Float[Array, "L B N C"]
+    boxes: Float[Array, "L B N 4"]
+    proposals: Predictions | None = None  # of the selected tokens of the encoder: [1 B N ...]
+    denoised: Predictions | None = None  # of the noised objects, group after group: [L B G*T ...]
 
 
 class Detections(NamedTuple):

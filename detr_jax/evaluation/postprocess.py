@@ -1,6 +1,6 @@
 """From what the model says of every query to what was found in an image: the original's rule.
 
-Softmax over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries
+With a softmax: over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries
 are kept, also those whose likeliest class is no-object (worth about 2 AP, DETR paper section 4): no threshold, no
 suppression of duplicates, no clipping at the edge of the image. Source: ``PostProcess`` of facebookresearch/detr.
 """
@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from detr_jax import boxes as box_ops
 from detr_jax.structures import Array, Categories, Detections
 
+COCO_MOST = 100  # detections of an image that COCO's evaluation looks at
+
 
 def top_class(
     logits: Float[Array, "*b N K_plus_1"], boxes: Float[Array, "*b N 4"]
@@ -24,6 +26,23 @@ def top_class(
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]  # no-object is the last class
     labels = probabilities.argmax(axis=-1)
     return probabilities.max(axis=-1), labels, box_ops.to_xyxy(boxes.astype(jnp.float32))
+
+
+def top_pairs(
+    logits: Float[Array, "*b N K"], boxes: Float[Array, "*b N 4"]
+) -> tuple[Float[Array, "*b M"], Int[Array, "*b M"], Float[Array, "*b M 4"]]:
+    """The best pairs of query and class by their sigmoids, best first, as Deformable DETR takes them.
+
+    As many as there are queries, at least 100 where there are so many pairs. Otherwise like ``top_class``.
+    """
+    queries, classes = logits.shape[-2:]
+    pairs = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(*logits.shape[:-2], queries * classes)
+    scores, chosen = jax.lax.top_k(pairs, min(queries * classes, max(queries, COCO_MOST)))
+    boxes_xyxy = jnp.take_along_axis(box_ops.to_xyxy(boxes.astype(jnp.float32)), chosen[..., None] // classes, axis=-2)
+    return scores, chosen % classes, boxes_xyxy
+
+
+SELECT = {"softmax": top_class, "sigmoid": top_pairs}  # by the model's class scores
 
 
 def detections(

@@ -1,5 +1,6 @@
 """DETR (Carion et al. 2020, arXiv:2005.12872): a backbone, a transformer, and two heads on its object queries."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -7,14 +8,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
+from detr_jax.models.anchors import OBJECTNESS, AnchorDecoder, Heads, LearnedAnchors, SelectedAnchors
+from detr_jax.models.fusion import FinerMemory
+from detr_jax.models.layers import Perceptron, linear
 from detr_jax.models.network import Network, functional
-from detr_jax.models.position_encoding import LearnedPositions, SinePositions
+from detr_jax.models.position_encoding import LearnedPositions, SinePositions, grid
 from detr_jax.models.preprocess import normalize
 from detr_jax.models.resnet import ARCHITECTURES, GROUPS, NORMS, STAGES, ResNet, valid_cells
-from detr_jax.models.transformer import Transformer, linear
-from detr_jax.structures import Array, Predictions
+from detr_jax.models.transformer import Memory, Transformer
+from detr_jax.structures import Array, Noised, Outputs
 
 POSITIONS = ("sine", "learned")
+QUERIES = ("learned", "selected")
+# Settings that are younger than some checkpoints, and what those were trained with.
+LATER = {
+    "queries": "learned", "anchors": False, "focus": False, "finer_memory": False, "denoising": 0,
+    "class_scores": "softmax",
+}  # fmt: skip
+PRIOR = -math.log(9)  # first bias of sigmoid scores: every class starts at a probability of 0.1
 
 
 def _refuse_impossible(choices: dict, counts: dict[str, int], dropout: float) -> None:
@@ -28,17 +39,10 @@ def _refuse_impossible(choices: dict, counts: dict[str, int], dropout: float) ->
         raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
 
 
-class BoxHead(nnx.Module):
-    """Three linear layers with ReLUs between; its output goes through a sigmoid."""
-
-    def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
-        sizes = [(width, width), (width, width), (width, 4)]
-        self.layers = nnx.List([linear(*size, dtype=dtype, rngs=rngs) for size in sizes])
-
-    def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b 4"]:
-        for layer in self.layers[:-1]:
-            x = nnx.relu(layer(x))
-        return self.layers[-1](x)
+def _refuse_without_anchors(anchors: bool, asked: dict[str, bool]) -> None:
+    for name, wanted in asked.items():
+        if wanted and not anchors:
+            raise ValueError(f"{name} works on anchor boxes: set anchors=True too, or leave {name} out")
 
 
 class DETR(nnx.Module):
@@ -52,11 +56,15 @@ class DETR(nnx.Module):
         self, *, num_classes: int, backbone: str, backbone_width: int, last_stage: str, dilation: bool,
         stride_in_1x1: bool, norm: str, position_embedding: str, position_temperature: float, hidden_dim: int,
         heads: int, encoder_layers: int, decoder_layers: int, feed_forward_dim: int, dropout: float,
-        num_queries: int, pre_norm: bool, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
+        num_queries: int, pre_norm: bool, queries: str = LATER["queries"], anchors: bool = LATER["anchors"],
+        focus: bool = LATER["focus"], finer_memory: bool = LATER["finer_memory"], denoising: int = LATER["denoising"],
+        class_scores: str = LATER["class_scores"],
+        remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
     ):  # fmt: skip
         _refuse_impossible(
             {"backbone": (backbone, ARCHITECTURES), "last_stage": (last_stage, STAGES), "norm": (norm, NORMS),
-             "position_embedding": (position_embedding, POSITIONS)},
+             "position_embedding": (position_embedding, POSITIONS), "queries": (queries, QUERIES),
+             "class_scores": (class_scores, OBJECTNESS)},
             {"num_classes": num_classes, "backbone_width": backbone_width, "hidden_dim": hidden_dim, "heads": heads,
              "decoder_layers": decoder_layers, "feed_forward_dim": feed_forward_dim, "num_queries": num_queries},
             dropout,
@@ -67,6 +75,7 @@ class DETR(nnx.Module):
             )
         if norm == "group" and backbone_width % GROUPS:
             raise ValueError(f"backbone_width={backbone_width} must be a multiple of {GROUPS} for norm='group'")
+        _refuse_without_anchors(anchors, {"queries": queries == "selected", "focus": focus, "denoising": denoising > 0})
         self.dtype = jnp.dtype(dtype)
         self.backbone = ResNet(
             backbone, width=backbone_width, last_stage=last_stage, dilation=dilation, stride_in_1x1=stride_in_1x1,
@@ -80,34 +89,83 @@ class DETR(nnx.Module):
         )
         self.transformer = Transformer(
             hidden_dim, heads, feed_forward_dim, encoder_layers, decoder_layers, dropout_rate=dropout,
-            pre_norm=pre_norm, remat=remat, dtype=dtype, rngs=rngs
+            pre_norm=pre_norm, focused=focus, remat=remat, dtype=dtype, rngs=rngs
         )  # fmt: skip
-        self.query_positions = nnx.Param(jax.random.normal(rngs.params(), (num_queries, hidden_dim)))
-        self.class_head = linear(hidden_dim, num_classes + 1, dtype=dtype, rngs=rngs)
-        self.box_head = BoxHead(hidden_dim, dtype=dtype, rngs=rngs)
+        self.finer = (
+            FinerMemory(hidden_dim, self.backbone.channels_of[self.backbone.finer], dtype=dtype, rngs=rngs)
+            if finer_memory
+            else None
+        )
+        outputs = num_classes + (class_scores == "softmax")
+
+        def head_pair() -> Heads:
+            classes = linear(hidden_dim, outputs, dtype=dtype, rngs=rngs)
+            if class_scores == "sigmoid":
+                classes.bias[...] = jnp.full(outputs, PRIOR)
+            return Heads(classes, Perceptron(*[hidden_dim] * 3, 4, silent=anchors, dtype=dtype, rngs=rngs))
+
+        if not anchors:
+            self.query_positions = nnx.Param(jax.random.normal(rngs.params(), (num_queries, hidden_dim)))
+        self.class_head, self.box_head = head_pair()
+        if anchors:
+            source = (
+                SelectedAnchors(hidden_dim, num_queries, head_pair(), class_scores, dtype=dtype, rngs=rngs)
+                if queries == "selected"
+                else LearnedAnchors(num_queries, rngs=rngs)
+            )
+            self.anchor_decoder = AnchorDecoder(
+                hidden_dim, num_queries, position_temperature, source, num_classes if denoising else 0,
+                dtype=dtype, rngs=rngs
+            )  # fmt: skip
+        self.anchored = anchors
+
+    def encode(self, images, sizes, dropout_key: jax.Array | None) -> Memory:
+        """What the decoder reads of the images."""
+        stages = self.backbone.stages(normalize(images, sizes, self.dtype), sizes)
+        features, area = stages[-1]
+        batch, h, w, _ = features.shape
+        tokens = self.input_projection(features).reshape(batch, h * w, -1)
+        positions = self.positions(area, h, w).astype(self.dtype).reshape(tokens.shape)
+        valid = valid_cells(area, h, w).reshape(batch, h * w)
+        tokens = self.transformer.encode(tokens, positions, valid, dropout_key)
+        if self.finer is None:
+            return Memory(tokens, positions, valid, grid(sizes, h, w, self.backbone.stride))
+        features, area = stages[self.backbone.finer]
+        tokens = self.finer(tokens.reshape(batch, h, w, -1), features, area)
+        _, h, w, width = tokens.shape
+        return Memory(
+            tokens.reshape(batch, h * w, width),
+            self.positions(area, h, w).astype(self.dtype).reshape(batch, h * w, width),
+            valid_cells(area, h, w).reshape(batch, h * w),
+            grid(sizes, h, w, self.backbone.stride // 2),
+        )
+
+    def _decode_learned(self, memory: Memory, noised: None, dropout_key: jax.Array | None) -> Outputs:
+        queries = self.query_positions[...].astype(self.dtype)
+        queries = jnp.broadcast_to(queries[None], (memory.tokens.shape[0], *queries.shape))
+        hidden = self.transformer.decode(jnp.zeros_like(queries), queries, memory, dropout_key)
+        logits = self.class_head(hidden).astype(jnp.float32)
+        return Outputs(logits, jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32)))
+
+    def _decode_anchors(self, memory: Memory, noised: Noised | None, dropout_key: jax.Array | None) -> Outputs:
+        heads = Heads(self.class_head, self.box_head)
+        return self.anchor_decoder(self.transformer, heads, memory, noised, dropout_key)
 
     def __call__(
         self,
         images: UInt8[Array, "B H W 3"],
         sizes: Int[Array, "B 2"],
         dropout_key: jax.Array | None = None,
-    ) -> Predictions:
-        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key."""
+        noised: Noised | None = None,
+    ) -> Outputs:
+        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key.
+
+        ``noised`` objects are denoised beside them, in models with ``denoising``.
+        """
         encoder_key, decoder_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        features, area = self.backbone(normalize(images, sizes, self.dtype), sizes)
-        batch, h, w, _ = features.shape
-        tokens = self.input_projection(features).reshape(batch, h * w, -1)
-        positions = self.positions(area, h, w).astype(self.dtype).reshape(tokens.shape)
-        valid = valid_cells(area, h, w).reshape(batch, h * w)
-
-        memory = self.transformer.encode(tokens, positions, valid, encoder_key)
-        queries = self.query_positions[...].astype(self.dtype)
-        queries = jnp.broadcast_to(queries[None], (batch, *queries.shape))
-        hidden = self.transformer.decode(jnp.zeros_like(queries), queries, memory, positions, valid, decoder_key)
-
-        logits = self.class_head(hidden).astype(jnp.float32)
-        boxes = jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32))
-        return Predictions(logits, boxes)
+        memory = self.encode(images, sizes, encoder_key)
+        decode = self._decode_anchors if self.anchored else self._decode_learned
+        return decode(memory, noised, decoder_key)
 
 
 def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
@@ -150,6 +208,7 @@ def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
             "dropout": 0.1,
             "num_queries": num_queries,
             "pre_norm": "transformer/encoder_norm/scale" in shapes,
+            **LATER,
         }
     except (KeyError, ValueError) as error:
         raise ValueError(f"these arrays are no DETR of this project: {error} is missing or odd") from error

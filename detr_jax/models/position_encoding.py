@@ -1,5 +1,7 @@
 """Where a feature cell lies in its image: fixed sines, or learned rows and columns (section A.4 of the paper)."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
@@ -9,20 +11,47 @@ from detr_jax.structures import Array
 MAX_CELLS = 50  # rows and columns of the learned tables, as in the original: 1600 pixels at stride 32
 
 
+class Grid(NamedTuple):
+    """Where the cells of a feature map lie, in units of the sides of the real image; padding lies beyond 1."""
+
+    rows: Float[Array, "B h"]  # centres
+    columns: Float[Array, "B w"]
+    cell: Float[Array, "B 2"]  # (height, width) of one cell
+
+    @property
+    def centers(self) -> Float[Array, "B S 2"]:
+        """(cx, cy) of every cell, row by row."""
+        shape = (*self.rows.shape, self.columns.shape[1])
+        columns = jnp.broadcast_to(self.columns[:, None, :], shape)
+        rows = jnp.broadcast_to(self.rows[:, :, None], shape)
+        return jnp.stack([columns, rows], axis=-1).reshape(shape[0], -1, 2)
+
+
+def grid(sizes: Int[Array, "B 2"], h: int, w: int, stride: int) -> Grid:
+    """The grid of an h x w map of images of these (height, width), where a cell is ``stride`` pixels wide."""
+    cell = stride / jnp.maximum(sizes, 1).astype(jnp.float32)
+    rows, columns = ((jnp.arange(cells) + 0.5)[None] * cell[:, axis, None] for axis, cells in enumerate((h, w)))
+    return Grid(rows, columns, cell)
+
+
+def sines(angle: Float[Array, "*b"], features: int, temperature: float) -> Float[Array, "*b F"]:
+    """Sine and cosine, in turns, of an angle at ``features`` / 2 frequencies."""
+    frequencies = temperature ** (-2.0 * (jnp.arange(features) // 2) / features)
+    angle = angle[..., None] * frequencies[(None,) * angle.ndim]
+    pairs = jnp.stack([jnp.sin(angle[..., 0::2]), jnp.cos(angle[..., 1::2])], axis=-1)
+    return pairs.reshape(*angle.shape)
+
+
 def sine_positions(
     area: Int[Array, "B 2"], h: int, w: int, width: int, temperature: float = 10000.0
 ) -> Float[Array, "B h w D"]:
     """Sines and cosines of the row, then of the column, each scaled so that the real image spans 0..2 pi."""
     features = width // 2
-    frequencies = temperature ** (-2.0 * (jnp.arange(features) // 2) / features)
 
     def encode(cells: int, length: Int[Array, " B"]) -> Float[Array, "B cells half"]:
         length = length[:, None]
         position = jnp.minimum(jnp.arange(cells)[None] + 1, length)  # counted from 1; padding repeats the last cell
-        angle = position / (length + 1e-6) * (2 * jnp.pi)
-        angle = angle[..., None] * frequencies[None, None]
-        pairs = jnp.stack([jnp.sin(angle[..., 0::2]), jnp.cos(angle[..., 1::2])], axis=-1)
-        return pairs.reshape(*angle.shape)
+        return sines(position / (length + 1e-6) * (2 * jnp.pi), features, temperature)
 
     batch = area.shape[0]
     rows = jnp.broadcast_to(encode(h, area[:, 0])[:, :, None], (batch, h, w, features))

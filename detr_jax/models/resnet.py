@@ -177,8 +177,9 @@ class ResNet(nnx.Module):
         self.conv1 = Conv(3, width, 7, 2, kind=below, rngs=rngs)
         self.norm1 = NORMS[norm](width)
         self.depth = int(last_stage.removeprefix("layer"))
-        self.stride = 4
+        self.stride, self.finer = 4, None
         channels = width
+        self.channels_of = []
         for stage in range(1, self.depth + 1):
             dilated = dilation and stage == self.depth
             stride = 1 if stage == 1 or dilated else 2
@@ -198,7 +199,9 @@ class ResNet(nnx.Module):
                     )  # fmt: skip
                 )
                 channels = width * 2 ** (stage - 1) * (4 if bottleneck else 1)
-            self.stride *= stride
+            if stride > 1:
+                self.stride, self.finer = self.stride * stride, stage - 2
+            self.channels_of.append(channels)
             setattr(self, f"layer{stage}", nnx.List(blocks))
         self.channels = channels
 

@@ -6,36 +6,17 @@ Dropout keys are passed in (None: no dropout), so the model holds no random stat
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from detr_jax.models.focus import Focus, everywhere
+from detr_jax.models.layers import layer_norm, linear
+from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
-
-
-def symmetric_uniform(bound: float):
-    """An initialiser: uniform in [-bound, bound]."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def linear(fan_in: int, fan_out: int, *, dtype, rngs, bound: float | None = None, zero_bias: bool = False):
-    """A linear layer with torch's default start, +-1/sqrt(fan_in), or a given ``bound`` for the kernel."""
-    default = symmetric_uniform(1 / math.sqrt(fan_in))
-    return nnx.Linear(
-        fan_in,
-        fan_out,
-        kernel_init=default if bound is None else symmetric_uniform(bound),
-        bias_init=nnx.initializers.zeros_init() if zero_bias else default,
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def layer_norm(width: int, *, dtype, rngs) -> nnx.LayerNorm:
-    """Layer norm with torch's epsilon; its statistics are float32 whatever ``dtype`` is."""
-    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 def dropout(x: Float[Array, "*b"], rate: float, key: jax.Array | None) -> Float[Array, "*b"]:
@@ -68,13 +49,18 @@ class Attention(nnx.Module):
         keys: Float[Array, "B S D"],
         values: Float[Array, "B S D"],
         key_valid: Bool[Array, "B S"] | None = None,
+        bias: Float[Array, "#B #A Q S"] | None = None,
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B Q D"]:
+        """Attends to the valid keys; ``bias`` is added to the logits."""
+
         def split_heads(x):  # [B n D] -> [B n A D/A]
             return x.reshape(*x.shape[:2], self.heads, -1)
 
         q, k, v = split_heads(self.query(queries)), split_heads(self.key(keys)), split_heads(self.value(values))
         logits = jnp.einsum("bqad,bsad->baqs", q * (q.shape[-1] ** -0.5), k).astype(jnp.float32)
+        if bias is not None:
+            logits = logits + bias
         if key_valid is not None:  # finite, so that a row without any valid key is uniform instead of NaN
             logits = jnp.where(key_valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
         weights = dropout(jax.nn.softmax(logits).astype(v.dtype), self.dropout_rate, dropout_key)
@@ -131,34 +117,57 @@ class EncoderLayer(nnx.Module):
         return around_feed_forward(x, lambda y: self.feed_forward(y, keys[2]), keys[3])
 
 
-class DecoderLayer(nnx.Module):
-    """Self-attention among the queries, attention into the image, then a feed-forward layer."""
+class Memory(NamedTuple):
+    """What the decoder reads: the image as tokens."""
 
-    def __init__(self, width, heads, hidden, dropout_rate, pre_norm, *, dtype, rngs: nnx.Rngs):
+    tokens: Float[Array, "B S D"]
+    positions: Float[Array, "B S D"]
+    valid: Bool[Array, "B S"]
+    grid: Grid
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention among the queries, attention into the image, then a feed-forward layer.
+
+    With ``focused`` the attention into the image looks around each query's anchor (``models/focus.py``).
+    """
+
+    def __init__(self, width, heads, hidden, dropout_rate, pre_norm, *, focused=False, dtype, rngs: nnx.Rngs):
         self.self_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
         self.cross_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
         self.feed_forward = FeedForward(width, hidden, dropout_rate, dtype=dtype, rngs=rngs)
         self.residuals = nnx.List([Residual(width, dropout_rate, pre_norm, dtype=dtype, rngs=rngs) for _ in range(3)])
+        self.focus = Focus(width, heads, dtype=dtype, rngs=rngs) if focused else everywhere
 
     def __call__(
         self,
         x: Float[Array, "B N D"],
         query_positions: Float[Array, "B N D"],
-        memory: Float[Array, "B S D"],
-        positions: Float[Array, "B S D"],
-        valid: Bool[Array, "B S"],
+        memory: Memory,
         dropout_key: jax.Array | None = None,
+        self_bias: Float[Array, "B 1 N N"] | None = None,
+        anchors: Float[Array, "B N 4"] | None = None,
     ) -> Float[Array, "B N D"]:
+        """The queries one layer on. ``self_bias`` says who sees whom; ``anchors`` are for the focus."""
         keys = split_key(dropout_key, 6)
         around_self, around_cross, around_feed_forward = self.residuals
         x = around_self(
             x,
-            lambda y: self.self_attention(y + query_positions, y + query_positions, y, dropout_key=keys[0]),
+            lambda y: self.self_attention(
+                y + query_positions, y + query_positions, y, bias=self_bias, dropout_key=keys[0]
+            ),
             keys[1],
         )
         x = around_cross(
             x,
-            lambda y: self.cross_attention(y + query_positions, memory + positions, memory, valid, dropout_key=keys[2]),
+            lambda y: self.cross_attention(
+                y + query_positions,
+                memory.tokens + memory.positions,
+                memory.tokens,
+                memory.valid,
+                self.focus(y, anchors, memory.grid),
+                keys[2],
+            ),
             keys[3],
         )
         return around_feed_forward(x, lambda y: self.feed_forward(y, keys[4]), keys[5])
@@ -171,21 +180,25 @@ class Transformer(nnx.Module):
       width, heads, hidden: D, A and F of the legend.
       encoder_layers, decoder_layers: how many of each.
       pre_norm: norm before each sublayer; the encoder then has a final norm of its own.
+      focused: attention into the image looks around each query's anchor.
       remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
     def __init__(
         self, width: int, heads: int, hidden: int, encoder_layers: int, decoder_layers: int, *, dropout_rate: float,
-        pre_norm: bool = False, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
+        pre_norm: bool = False, focused: bool = False, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
     ):  # fmt: skip
         sizes = (width, heads, hidden, dropout_rate, pre_norm)
         self.encoder = nnx.List([EncoderLayer(*sizes, dtype=dtype, rngs=rngs) for _ in range(encoder_layers)])
-        self.decoder = nnx.List([DecoderLayer(*sizes, dtype=dtype, rngs=rngs) for _ in range(decoder_layers)])
+        self.decoder = nnx.List(
+            [DecoderLayer(*sizes, focused=focused, dtype=dtype, rngs=rngs) for _ in range(decoder_layers)]
+        )
         self.encoder_norm = layer_norm(width, dtype=dtype, rngs=rngs) if pre_norm else None
         self.decoder_norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.remat = remat
 
-    def _run(self, layer, *arguments):
+    def run(self, layer, *arguments):
+        """One layer's output."""
         return (jax.checkpoint(layer) if self.remat else layer)(*arguments)
 
     def encode(
@@ -197,21 +210,19 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "B S D"]:
         """The encoder's memory of the image."""
         for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
-            x = self._run(layer, x, positions, valid, key)
+            x = self.run(layer, x, positions, valid, key)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def decode(
         self,
         x: Float[Array, "B N D"],
         query_positions: Float[Array, "B N D"],
-        memory: Float[Array, "B S D"],
-        positions: Float[Array, "B S D"],
-        valid: Bool[Array, "B S"],
+        memory: Memory,
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "L B N D"]:
         """The queries after every decoder layer, normed."""
         outputs = []
         for layer, key in zip(self.decoder, split_key(dropout_key, len(self.decoder)), strict=True):
-            x = self._run(layer, x, query_positions, memory, positions, valid, key)
+            x = self.run(layer, x, query_positions, memory, key)
             outputs.append(self.decoder_norm(x))
         return jnp.stack(outputs)

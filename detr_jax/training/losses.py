@@ -1,4 +1,4 @@
-"""The set prediction loss (section 3.1 of the paper): named, unweighted terms, one value per decoder layer.
+"""The set prediction loss (section 3.1 of the paper): named, unweighted terms, one value per layer.
 
 All sums are divided by counts that are known before the model runs (``Normalizers``), so a batch cut into micro-batches
 gives the same gradient as the whole.
@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from detr_jax import boxes
-from detr_jax.structures import Array, Predictions, Targets
+from detr_jax.structures import Array, Outputs, Predictions, Targets
+from detr_jax.training.class_loss import ClassLoss
 
 
 class LossWeights(NamedTuple):
@@ -29,7 +30,7 @@ class Normalizers(NamedTuple):
     class_weight: Float[Array, " G"]  # total weight of the class term, per group of images
 
 
-def normalizers(targets: Targets, num_queries: int, no_object_weight: float, groups: int = 1) -> Normalizers:
+def normalizers(targets: Targets, num_queries: int, class_loss: ClassLoss, groups: int = 1) -> Normalizers:
     """The divisors for a global batch.
 
     Each target is matched to one query of its own, so the class term's total weight follows from the counts.
@@ -37,8 +38,9 @@ def normalizers(targets: Targets, num_queries: int, no_object_weight: float, gro
     process divides by its own weight and the results are averaged.
     """
     counts = jnp.sum(targets.valid, axis=-1).astype(jnp.float32)  # [B]
-    weight = counts + no_object_weight * (num_queries - counts)
-    return Normalizers(jnp.maximum(jnp.sum(counts), 1.0), jnp.sum(weight.reshape(groups, -1), axis=-1))
+    by_group = jnp.sum(class_loss.weight(counts, num_queries).reshape(groups, -1), axis=-1)
+    # At least 1 only where nothing weighs anything: the softmax always weighs something.
+    return Normalizers(jnp.maximum(jnp.sum(counts), 1.0), jnp.where(by_group > 0, by_group, 1.0))
 
 
 def matched_classes(
@@ -57,18 +59,21 @@ def losses(
     targets: Targets,
     query_of_target: Int[Array, "L B T"],
     divisors: Normalizers,
-    no_object_weight: float,
+    class_loss: ClassLoss,
+    counted: Bool[Array, "B N"] | None = None,
 ) -> dict[str, Float[Array, " L"]]:
-    """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of every decoder layer, in float32, unweighted."""
-    layers, images, queries, classes = predictions.logits.shape
-    no_object = classes - 1
+    """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of every layer, in float32, unweighted.
 
-    wanted = matched_classes(targets, query_of_target, queries, no_object)
-    log_probabilities = jax.nn.log_softmax(predictions.logits.astype(jnp.float32))
-    surprise = -jnp.take_along_axis(log_probabilities, wanted[..., None], axis=-1)[..., 0]  # [L B N]
-    weight = jnp.where(wanted == no_object, no_object_weight, 1.0)
+    Queries that are not ``counted`` have no part in the class term.
+    """
+    layers, images, queries, classes = predictions.logits.shape
+
+    wanted = matched_classes(targets, query_of_target, queries, class_loss.no_object(classes))
+    of_query = class_loss.loss(predictions.logits.astype(jnp.float32), wanted)  # [L B N]
+    if counted is not None:
+        of_query = jnp.where(counted[None], of_query, 0.0)
     groups = divisors.class_weight.shape[0]
-    by_group = jnp.sum((weight * surprise).reshape(layers, groups, -1), axis=-1)
+    by_group = jnp.sum(of_query.reshape(layers, groups, -1), axis=-1)
     loss_ce = jnp.mean(by_group / divisors.class_weight[None], axis=-1)
 
     query = jnp.minimum(query_of_target, queries - 1)[..., None]
@@ -84,9 +89,52 @@ def losses(
     return {"loss_ce": loss_ce, "loss_bbox": per_object(distance), "loss_giou": per_object(1.0 - overlap)}
 
 
-def total(terms: dict[str, Float[Array, " L"]], weights: LossWeights) -> Float[Array, ""]:
-    """The number that is minimised: every layer's terms, weighted."""
-    return sum(weight * jnp.sum(terms[name]) for name, weight in weights._asdict().items())
+def denoising_losses(
+    denoised: Predictions, targets: Targets, objects: Float[Array, ""], class_loss: ClassLoss
+) -> dict[str, Float[Array, " L"]]:
+    """The same terms for noised objects, whose target needs no matching; a mean over their groups.
+
+    Args:
+      denoised: of the groups one after another, [L B G*T ...].
+      objects: targets in the global batch, at least 1.
+    """
+    layers, images, noised, _ = denoised.logits.shape
+    slots = targets.valid.shape[1]
+
+    def groups_as_layers(x):  # [L B G*T c] -> [L*G B T c]
+        x = x.reshape(layers, images, noised // slots, slots, -1)
+        return jnp.swapaxes(x, 1, 2).reshape(-1, images, slots, x.shape[-1])
+
+    by_group = Predictions(*map(groups_as_layers, denoised))
+    own = jnp.where(targets.valid, jnp.arange(slots, dtype=jnp.int32)[None], slots)
+    own = jnp.broadcast_to(own[None], (by_group.logits.shape[0], *own.shape))
+    divisors = Normalizers(objects, objects[None])
+    terms = losses(by_group, targets, own, divisors, class_loss, counted=targets.valid)
+    return {name: jnp.mean(values.reshape(layers, -1), axis=1) for name, values in terms.items()}
+
+
+def layers_of(outputs: Outputs, auxiliary: bool) -> Predictions:
+    """Everything that is matched: the encoder's proposals, if any, then every decoder layer, or only the last."""
+    decoded = Predictions(outputs.logits, outputs.boxes)
+    if not auxiliary:
+        decoded = Predictions(*(values[-1:] for values in decoded))
+    if outputs.proposals is None:
+        return decoded
+    return Predictions(*(jnp.concatenate(pair) for pair in zip(outputs.proposals, decoded, strict=True)))
+
+
+def apart(terms: dict[str, Float[Array, " L"]], suffix: str, first: int) -> dict[str, Array]:
+    """The same terms, with the ``first`` layers under names of their own."""
+    named = {}
+    for name, values in terms.items():
+        named |= {name + suffix: values[:first], name: values[first:]}
+    return named
+
+
+def total(terms: dict[str, Float[Array, " _"]], weights: LossWeights) -> Float[Array, ""]:
+    """The number that is minimised: every layer's terms, weighted by the kind that their names begin with."""
+    kinds = weights._asdict()
+    return sum(kinds["_".join(name.split("_")[:2])] * jnp.sum(values) for name, values in terms.items())
 
 
 class Errors(NamedTuple):
@@ -105,13 +153,14 @@ class Errors(NamedTuple):
         }
 
 
-def errors(predictions: Predictions, targets: Targets, query_of_target: Int[Array, "L B T"]) -> Errors:
+def errors(
+    predictions: Predictions, targets: Targets, query_of_target: Int[Array, "L B T"], class_loss: ClassLoss
+) -> Errors:
     """Counts for the log; no gradient is meant to flow through them."""
-    queries, classes = predictions.logits.shape[2:]
-    ranked_first = jnp.argmax(predictions.logits, axis=-1)  # [L B N]
-    query = jnp.minimum(query_of_target[-1], queries - 1)
-    correct = (jnp.take_along_axis(ranked_first[-1], query, axis=-1) == targets.labels) & targets.valid
-    claimed = jnp.sum(ranked_first != classes - 1, axis=-1)  # [L B]
+    ranked_first = jnp.argmax(predictions.logits[-1], axis=-1)  # [B N]
+    query = jnp.minimum(query_of_target[-1], ranked_first.shape[-1] - 1)
+    correct = (jnp.take_along_axis(ranked_first, query, axis=-1) == targets.labels) & targets.valid
+    claimed = jnp.sum(class_loss.claims(predictions.logits), axis=-1)  # [L B]
     objects = jnp.sum(targets.valid, axis=-1)  # [B]
     return Errors(
         jnp.sum(correct).astype(jnp.float32),

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from detr_jax import boxes
 from detr_jax.structures import Array, Predictions, Targets
+from detr_jax.training.class_loss import ClassLoss, Softmax
 
 LARGEST_COST = 1e6  # non-finite costs become this: the matching stays valid, and is counted
 
@@ -29,6 +30,7 @@ class CostWeights(NamedTuple):
 
 
 PUBLISHED = CostWeights()
+SOFTMAX = Softmax()
 
 
 class Matches(NamedTuple):
@@ -40,19 +42,19 @@ class Matches(NamedTuple):
 
 
 def matching_cost(
-    predictions: Predictions, targets: Targets, weights: CostWeights = PUBLISHED
+    predictions: Predictions, targets: Targets, weights: CostWeights = PUBLISHED, class_loss: ClassLoss = SOFTMAX
 ) -> Float[Array, "L B T N"]:
-    """Cost of giving each target to each query: -p(class), L1 of the boxes and -GIoU, weighted; float32."""
-    probabilities = jax.nn.softmax(predictions.logits.astype(jnp.float32))
+    """Cost of giving each target to each query: its class, L1 of the boxes and -GIoU, weighted; float32."""
+    costs = class_loss.cost(predictions.logits.astype(jnp.float32))
     labels = jnp.broadcast_to(
-        targets.labels[None, :, None, :], (*probabilities.shape[:3], targets.labels.shape[-1])
+        targets.labels[None, :, None, :], (*costs.shape[:3], targets.labels.shape[-1])
     )  # [L B N T]
-    of_class = jnp.swapaxes(jnp.take_along_axis(probabilities, labels, axis=-1), -1, -2)  # [L B T N]
+    of_class = jnp.swapaxes(jnp.take_along_axis(costs, labels, axis=-1), -1, -2)  # [L B T N]
     predicted = predictions.boxes.astype(jnp.float32)[:, :, None]  # [L B 1 N 4]
     wanted = targets.boxes[None, :, :, None]  # [1 B T 1 4]
     distance = jnp.sum(jnp.abs(predicted - wanted), axis=-1)
     overlap = boxes.giou(boxes.to_xyxy(predicted), boxes.to_xyxy(wanted))
-    return weights.bbox * distance - weights.class_ * of_class - weights.giou * overlap
+    return weights.bbox * distance + weights.class_ * of_class - weights.giou * overlap
 
 
 class _Search(NamedTuple):
@@ -193,15 +195,16 @@ def match(
     targets: Targets,
     weights: CostWeights = PUBLISHED,
     mesh: jax.sharding.Mesh | None = None,
+    class_loss: ClassLoss = SOFTMAX,
 ) -> Matches:
-    """Matches all decoder layers and images in one call; no gradient flows through it.
+    """Matches all layers and images in one call; no gradient flows through it.
 
     With a ``mesh`` the batch is solved shard by shard: left to the partitioner, the loop's condition would become
     a collective per turn.
     """
 
     def local(logits, predicted_boxes, targets):
-        cost = matching_cost(Predictions(logits, predicted_boxes), targets, weights)
+        cost = matching_cost(Predictions(logits, predicted_boxes), targets, weights, class_loss)
         layers, images, slots, queries = cost.shape
         counts = jnp.broadcast_to(jnp.sum(targets.valid, -1, dtype=jnp.int32)[None], (layers, images))
         query, turns, nonfinite = solve(cost.reshape(-1, slots, queries), counts.reshape(-1))

@@ -8,8 +8,10 @@ import optax
 from jax import lax
 
 from detr_jax.models.network import Arrays, Network
-from detr_jax.structures import Batch, Predictions
+from detr_jax.structures import Batch
 from detr_jax.training import losses, matcher, optimizer
+from detr_jax.training.class_loss import ClassLoss
+from detr_jax.training.denoising import noised
 
 
 class TrainState(NamedTuple):
@@ -34,7 +36,10 @@ class Recipe(NamedTuple):
 
     cost_weights: matcher.CostWeights
     loss_weights: losses.LossWeights
-    no_object_weight: float
+    class_loss: ClassLoss
+    num_queries: int
+    num_classes: int
+    denoising_groups: int  # 0: no denoising
     auxiliary: bool  # losses after every decoder layer, not only the last
     normalizer_groups: int  # see losses.normalizers
     clip_norm: float
@@ -60,23 +65,32 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
     """Gradient of the loss over the whole batch, and sums for the log.
 
     Returns:
-      (gradients by name, {loss name: [L]}, losses.Errors, matcher figures). With ``accum_steps`` > 1 they are those of
+      (gradients by name, {loss name: [L]}, losses.Errors, matcher figures). Terms of the encoder's proposals end in
+      ``_enc``, those of noised objects in ``_dn``. With ``accum_steps`` > 1 they are those of
       one big batch: terms are divided by counts of the whole batch and added up.
     """
-    num_queries = network.shapes["query_positions"].shape[0]
-    divisors = losses.normalizers(batch.targets, num_queries, recipe.no_object_weight, recipe.normalizer_groups)
+    class_loss = recipe.class_loss
+    divisors = losses.normalizers(batch.targets, recipe.num_queries, class_loss, recipe.normalizer_groups)
     # 'rbg' is the hardware generator: cheaper than threefry, and dropout is asked for a dozen times a layer.
     step_key = jax.random.fold_in(jax.random.key(recipe.seed, impl="rbg"), state.step)
 
     def loss(params: Arrays, images: Batch, index):
         key = jax.random.fold_in(step_key, index)
-        predictions = network.apply({**params, **state.frozen}, images.images, images.sizes, key)
-        if not recipe.auxiliary:
-            predictions = Predictions(predictions.logits[-1:], predictions.boxes[-1:])
-        matches = matcher.match(predictions, images.targets, recipe.cost_weights, mesh)
-        terms = losses.losses(predictions, images.targets, matches.query_of_target, divisors, recipe.no_object_weight)
+        inputs = images.images, images.sizes, key
+        if recipe.denoising_groups:
+            noise_key = jax.random.fold_in(key, 0)
+            inputs += (noised(images.targets, recipe.denoising_groups, recipe.num_classes, noise_key),)
+        outputs = network.apply({**params, **state.frozen}, *inputs)
+        layers = losses.layers_of(outputs, recipe.auxiliary)
+        matches = matcher.match(layers, images.targets, recipe.cost_weights, mesh, class_loss)
+        terms = losses.losses(layers, images.targets, matches.query_of_target, divisors, class_loss)
+        if outputs.proposals is not None:
+            terms = losses.apart(terms, "_enc", 1)
+        if outputs.denoised is not None:
+            denoised = losses.denoising_losses(outputs.denoised, images.targets, divisors.objects, class_loss)
+            terms |= {f"{name}_dn": values for name, values in denoised.items()}
         figures = {"matcher_turns": jnp.max(matches.turns), "matcher_nonfinite": jnp.sum(matches.nonfinite)}
-        errors = losses.errors(predictions, images.targets, matches.query_of_target)
+        errors = losses.errors(layers, images.targets, matches.query_of_target, class_loss)
         return losses.total(terms, recipe.loss_weights), (terms, errors, figures)
 
     def one(images: Batch, index):

@@ -16,6 +16,7 @@ from detr_jax.data.split import Split
 from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import optimizer, step
+from detr_jax.training.class_loss import Focal, Softmax
 from detr_jax.training.losses import LossWeights
 from detr_jax.training.matcher import CostWeights
 from detr_jax.weights import checkpoints, pretrained
@@ -41,15 +42,18 @@ def make_plan(config: dict, split: Split) -> TrainPlan:
     )  # fmt: skip
 
 
-def make_recipe(config: dict, devices: int) -> step.Recipe:
+def make_recipe(config: dict, num_classes: int, devices: int) -> step.Recipe:
     """The settings of a training step."""
-    loss, train = config["loss"], config["train"]
+    model, loss, train = config["model"], config["loss"], config["train"]
     if loss["normalizer"] not in NORMALIZERS:
         raise UserError(f"--config.loss.normalizer is {loss['normalizer']!r}; choose from {', '.join(NORMALIZERS)}")
     return step.Recipe(
         cost_weights=CostWeights(loss["class_cost"], loss["bbox_cost"], loss["giou_cost"]),
         loss_weights=LossWeights(loss["class_weight"], loss["bbox_weight"], loss["giou_weight"]),
-        no_object_weight=loss["no_object_weight"],
+        class_loss=Focal() if model["class_scores"] == "sigmoid" else Softmax(loss["no_object_weight"]),
+        num_queries=model["num_queries"],
+        num_classes=num_classes,
+        denoising_groups=model["denoising"],
         auxiliary=loss["auxiliary"],
         normalizer_groups=devices if loss["normalizer"] == "per_device" else 1,
         clip_norm=config["optim"]["clip_norm"],
@@ -90,7 +94,7 @@ class Trainer:
             raise UserError(f"--config.optim.schedule: {error}") from error
         rates = optimizer.LearningRates(optim["lr"], optim["lr_backbone"])
         self._tx = optimizer.adamw(rates, self.rate_factor, optim["weight_decay"], optim["b2"])
-        self._recipe = make_recipe(config, self.mesh.size)
+        self._recipe = make_recipe(config, len(self.categories.ids), self.mesh.size)
         self._jitted = jax.jit(
             partial(step.train_step, network=self.network, tx=self._tx, recipe=self._recipe, mesh=self.mesh),
             donate_argnums=0,

@@ -32,7 +32,7 @@ class Validation:
         self._plan = detector.evaluation_plan(config, split, config["train"]["batch_size"], mesh)
         self._ground_truth = split.ground_truth()
         self.notes = coco_eval.check_ground_truth(self._ground_truth)
-        self._detect = detector.detect_function(network, mesh)
+        self._detect = detector.detect_function(network, config["model"]["class_scores"], mesh)
         shown = min(config["train"]["samples"], len(split))
         self._shown = {int(row) for row in np.linspace(0, len(split) - 1, shown)}
 

@@ -1,0 +1,52 @@
+"""Linear layers and layer norm with torch's defaults, and the perceptron that boxes and positions come from."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float
+
+from detr_jax.structures import Array
+
+
+def symmetric_uniform(bound: float):
+    """An initialiser: uniform in [-bound, bound]."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def linear(fan_in: int, fan_out: int, *, dtype, rngs, bound: float | None = None, zero_bias: bool = False):
+    """A linear layer with torch's default start, +-1/sqrt(fan_in), or a given ``bound`` for the kernel."""
+    default = symmetric_uniform(1 / math.sqrt(fan_in))
+    return nnx.Linear(
+        fan_in,
+        fan_out,
+        kernel_init=default if bound is None else symmetric_uniform(bound),
+        bias_init=nnx.initializers.zeros_init() if zero_bias else default,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, *, dtype, rngs) -> nnx.LayerNorm:
+    """Layer norm with torch's epsilon; its statistics are float32 whatever ``dtype`` is."""
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class Perceptron(nnx.Module):
+    """Linear layers of these widths with ReLUs between; with ``silent`` the last one starts at zero."""
+
+    def __init__(self, *widths: int, silent: bool = False, dtype, rngs: nnx.Rngs):
+        pairs = list(zip(widths, widths[1:], strict=False))
+        bounds = [None] * (len(pairs) - 1) + [0.0 if silent else None]
+        self.layers = nnx.List(
+            [
+                linear(*pair, bound=bound, zero_bias=bound == 0.0, dtype=dtype, rngs=rngs)
+                for pair, bound in zip(pairs, bounds, strict=True)
+            ]
+        )
+
+    def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b E"]:
+        for layer in self.layers[:-1]:
+            x = nnx.relu(layer(x))
+        return self.layers[-1](x)

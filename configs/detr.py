@@ -35,6 +35,17 @@ WORDS = {
         "train.batch_size": 8,
         "train.eval_every": 100,
     },
+    "fast": {
+        "model.queries": "selected",
+        "model.anchors": True,
+        "model.focus": True,
+        "model.finer_memory": True,
+        "model.denoising": 0,
+        "model.class_scores": "sigmoid",
+        "model.position_temperature": 20.0,  # of DAB-DETR
+        "loss.class_weight": 2.0,
+        "loss.class_cost": 2.0,
+    },
     "debug": {
         "model.backbone": "resnet10",
         "model.backbone_width": 16,
@@ -91,6 +102,7 @@ def base() -> ConfigDict:
     config.model.anchors = False  # queries are boxes that every decoder layer refines
     config.model.focus = False  # cross-attention looks around the anchor
     config.model.finer_memory = False  # the decoder reads tokens of half the encoder's stride
+    config.model.layer_heads = False  # heads of its own for every decoder layer
     config.model.denoising = 0  # groups of noised objects that are decoded beside the queries in training
     config.model.class_scores = "softmax"  # with a no-object class, or 'sigmoid': focal loss, no such class
 
@@ -101,7 +113,8 @@ def base() -> ConfigDict:
     config.data.val_split = "val"
     config.data.scales = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # of the short side; one is drawn
     config.data.max_size = 1333  # of the long side
-    config.data.flip = 0.5  # probability
+    config.data.flip = 0.5  # probability of mirroring left and right
+    config.data.flip_vertical = 0.0  # of turning upside down, for images without an up: cells, aerial views
     config.data.crop = 0.5  # probability
     config.data.crop_scales = (400, 500, 600)
     config.data.crop_min = 384
@@ -135,6 +148,7 @@ def base() -> ConfigDict:
     config.train.steps = 0  # if set, instead of epochs
     config.train.batch_size = 16  # over all devices and hosts
     config.train.accum_steps = 1  # micro-batches a step, for less memory; the result is the same
+    config.train.cache_features = ""  # 'layer2': keep its features of every view; needs it frozen, one scale, no crop
     config.train.remat = False  # recompute activations in the backward pass, for less memory
     config.train.fsdp = 1  # devices that share one copy of the parameters
     config.train.average_decay = 0.0  # of an exponential moving average of the parameters; 0 is off

@@ -15,6 +15,7 @@ from detr_jax import program, sharding
 from detr_jax.data import shapes
 from detr_jax.data.pipeline import Pipeline, to_device
 from detr_jax.data.split import Split, open_split
+from detr_jax.models import detr
 from detr_jax.program import UserError
 from detr_jax.training import guard
 from detr_jax.training.logbook import Logbook
@@ -33,6 +34,10 @@ MAY_CHANGE = {
     "train.samples", "train.stop_after_skipped", "train.hang_minutes",
 }  # fmt: skip
 LENGTH = {"train.epochs", "train.steps"}  # may change too, unless the schedule is stretched over it
+# Settings that are younger than some runs, and what those were trained with.
+LATER = {f"model.{name}": value for name, value in detr.LATER.items()} | {
+    "data.flip_vertical": 0.0, "train.cache_features": "",
+}  # fmt: skip
 EMBEDDED = "shapes"  # the dataset that is made on the spot
 
 
@@ -117,11 +122,12 @@ def run(
     if was_due and not validate(validation, state, first_step, logbook, saved, stop):
         logbook.say(stopped.format(first_step))
         return
+    trainer.keep_features(state)
     trainer.compile_ahead(state, first_step, logbook.say)
     window, begin = [], time.monotonic()
     with Pipeline(
         train_split, trainer.plan, first_step, trainer.total_steps, jax.process_index(), jax.process_count(),
-        trainer.config["data"]["threads"],
+        trainer.config["data"]["threads"], pictures=trainer.pictures,
     ) as pipeline:  # fmt: skip
         batches = to_device(pipeline, sharding.batch_sharding(trainer.mesh))
         for step, (batch, waited) in enumerate(batches, start=first_step + 1):
@@ -165,7 +171,8 @@ def main(argv: list[str]) -> None:
     first_step = sharding.agreed(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
     if first_step:
         stretched = config["optim"]["schedule"] == "cosine"
-        check_settings(folder / str(first_step), config, MAY_CHANGE if stretched else MAY_CHANGE | LENGTH)
+        may_change = MAY_CHANGE if stretched else MAY_CHANGE | LENGTH
+        check_settings(folder / str(first_step), config, may_change, LATER)
     with guard.memory_advice(), guard.StopSignal() as stop:
         train_split, val_split = open_data(config["data"])
         trainer = Trainer(config, train_split)

@@ -7,7 +7,7 @@ at once and without reading them, is what lets the plan sort images by their fin
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from detr_jax.program import UserError
@@ -23,6 +23,7 @@ class Augmentation(NamedTuple):
     crop_scales: tuple[int, ...] = (400, 500, 600)  # of the short side before the crop, whatever the long side
     crop_min: int = 384  # of each side of the crop, drawn independently
     crop_max: int = 600
+    flip_vertical: float = 0.0  # probability of turning upside down, for images without an up: cells, aerial views
 
 
 def checked(settings: Augmentation) -> Augmentation:
@@ -35,7 +36,7 @@ def checked(settings: Augmentation) -> Augmentation:
         if not values or min(values) < 1:
             below = "crop_min" if name == "crop_max" else "1 pixel, or is empty"
             raise UserError(f"--config.data.{name}={getattr(settings, name)} is below {below}")
-    for name in ("flip", "crop"):
+    for name in ("flip", "flip_vertical", "crop"):
         if not 0 <= getattr(settings, name) <= 1:
             raise UserError(f"--config.data.{name}={getattr(settings, name)} is a probability: choose from 0 to 1")
     return settings
@@ -52,7 +53,7 @@ class View(NamedTuple):
     A step left out is a step that changes nothing: ``resize`` to the image's own size, ``crop`` of all of it.
     """
 
-    flip: Bool[np.ndarray, "*n"]
+    flip: Int[np.ndarray, "*n"]  # 1: mirrored left and right, 2: upside down, 3: both
     resize: Int[np.ndarray, "*n 2"]  # (height, width)
     crop: Int[np.ndarray, "*n 4"]  # (top, left, height, width), in pixels of the resized image
     size: Int[np.ndarray, "*n 2"]  # (height, width) of the result
@@ -85,7 +86,9 @@ def views(sizes: Int[np.ndarray, "M 2"], uniforms: Float[np.ndarray, "M 8"], set
     corner = np.where(cropped[:, None], corner, 0)
     final = resized_sizes(extent, _pick(settings.scales, scale), settings.max_size)
     box = np.concatenate([corner, extent], axis=1)
-    return View(flip < settings.flip, resized.astype(np.int32), box.astype(np.int32), final.astype(np.int32))
+    # Decided by later digits of the same number: one draw more would change the data of every run without this flip.
+    flips = (flip < settings.flip) + 2 * (flip * 2**16 % 1 < settings.flip_vertical)
+    return View(flips, resized.astype(np.int32), box.astype(np.int32), final.astype(np.int32))
 
 
 def _below(uniforms, limits):
@@ -123,10 +126,14 @@ def apply(
     of the crop, and an object with nothing left inside is dropped; they come back as (cx, cy, w, h) in [0, 1].
     """
     picture = Image.fromarray(image)
-    if view.flip:
+    if view.flip & 1:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         x0, y0, x1, y1 = boxes_xyxy_pixels.T
         boxes_xyxy_pixels = np.stack([picture.width - x1, y0, picture.width - x0, y1], axis=1)
+    if view.flip & 2:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        x0, y0, x1, y1 = boxes_xyxy_pixels.T
+        boxes_xyxy_pixels = np.stack([x0, picture.height - y1, x1, picture.height - y0], axis=1)
 
     top, left, height, width = (int(number) for number in view.crop)
     boxes = boxes_xyxy_pixels * _wh_wh(view.resize[::-1] / np.array(picture.size)) - _wh_wh([left, top])

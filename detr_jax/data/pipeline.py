@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from detr_jax.data import augmentation
+from detr_jax.data.buckets import Bucket
 from detr_jax.data.decode import decode
 from detr_jax.data.plan import EvalPlan, PlannedBatch, TrainPlan
 from detr_jax.data.split import Record
@@ -27,6 +28,45 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """What of an image goes onto the canvas: its ``Pixels``, or something that was made of them before."""
+
+    dtype: np.dtype
+
+    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
+        """(height, width, channels) of a canvas."""
+
+    def __call__(self, source: Source, index: int, view: augmentation.View, bucket: Bucket):
+        """(what fills the top left corner of the canvas [h w C], boxes [n 4], labels [n])."""
+
+
+class Pixels:
+    """Images as the view shows them."""
+
+    dtype = np.dtype(np.uint8)
+
+    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
+        """The bucket's own, and three colours."""
+        return bucket.height, bucket.width, 3
+
+    def __call__(self, source: Source, index: int, view: augmentation.View, bucket: Bucket):
+        """Reads and decodes. Raises UserError, which names the image, when it cannot."""
+        record = source[index]
+        height, width = (int(side) for side in source.sizes[index])
+        try:
+            image = decode(record.image, (height, width))
+        except ValueError as error:
+            raise UserError(
+                f"image {record.image_id} ({record.file_name}) of the split {source.name!r} cannot be used: {error}; "
+                f"python -m detr_jax.dataset check lists every such image"
+            ) from error
+        return augmentation.apply(image, record.boxes_xyxy_pixels, record.labels, view)
+
+
+PIXELS = Pixels()
+
+
 class Pipeline:
     """The batches of steps ``start``, ``start + 1``, ... up to ``stop``: this host's rows, as numpy arrays.
 
@@ -38,6 +78,7 @@ class Pipeline:
         stop: the step before which to end; None is the end of the plan, and a TrainPlan has none.
         host, hosts: which of how many equal parts of every batch to read.
         threads: 0 prepares each batch when it is asked for, in the caller's thread.
+        pictures: what goes onto the canvases.
     """
 
     def __init__(
@@ -50,11 +91,12 @@ class Pipeline:
         hosts: int = 1,
         threads: int = 8,
         ahead: int = 4,
+        pictures: Pictures = PIXELS,
     ):
         if stop is None:
             stop = len(plan) if isinstance(plan, EvalPlan) else 2**62
         steps = grain.MapDataset.source(range(start, stop))
-        batches = steps.map(lambda step: load(source, plan[step].shard(host, hosts)))
+        batches = steps.map(lambda step: load(source, plan[step].shard(host, hosts), pictures))
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, max(threads, ahead))))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -74,14 +116,14 @@ class Pipeline:
         self._batches.close()
 
 
-def load(source: Source, planned: PlannedBatch) -> Batch:
+def load(source: Source, planned: PlannedBatch, pictures: Pictures = PIXELS) -> Batch:
     """Reads the planned images; every array is numpy. An image's objects beyond the bucket's slots are left out.
 
     Raises UserError, which names the image, when one cannot be read.
     """
-    rows, (height, width, slots) = len(planned.rows), planned.bucket
+    rows, slots = len(planned.rows), planned.bucket.targets
     batch = Batch(
-        images=np.zeros((rows, height, width, 3), np.uint8),
+        images=np.zeros((rows, *pictures.shape(planned.bucket)), pictures.dtype),
         sizes=np.zeros((rows, 2), np.int32),
         targets=Targets(
             boxes=np.zeros((rows, slots, 4), np.float32),
@@ -91,27 +133,15 @@ def load(source: Source, planned: PlannedBatch) -> Batch:
         image_ids=planned.image_ids,
     )
     for row in np.flatnonzero(planned.rows >= 0):
-        image, boxes, labels = _view(source, int(planned.rows[row]), planned.views.take(int(row)))
+        view = planned.views.take(int(row))
+        image, boxes, labels = pictures(source, int(planned.rows[row]), view, planned.bucket)
         h, w, n = *image.shape[:2], min(len(labels), slots)
         batch.images[row, :h, :w] = image
-        batch.sizes[row] = h, w
+        batch.sizes[row] = view.size
         batch.targets.boxes[row, :n] = boxes[:n]
         batch.targets.labels[row, :n] = labels[:n]
         batch.targets.valid[row, :n] = True
     return batch
-
-
-def _view(source: Source, index: int, view: augmentation.View):
-    record = source[index]
-    height, width = (int(side) for side in source.sizes[index])
-    try:
-        image = decode(record.image, (height, width))
-    except ValueError as error:
-        raise UserError(
-            f"image {record.image_id} ({record.file_name}) of the split {source.name!r} cannot be used: {error}; "
-            f"python -m detr_jax.dataset check lists every such image"
-        ) from error
-    return augmentation.apply(image, record.boxes_xyxy_pixels, record.labels, view)
 
 
 def to_device(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Iterator[tuple[Batch, float]]:

@@ -1,6 +1,6 @@
 """From what the model says of every query to what was found in an image: the original's rule.
 
-With a softmax: over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries
+Softmax over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries
 are kept, also those whose likeliest class is no-object (worth about 2 AP, DETR paper section 4): no threshold, no
 suppression of duplicates, no clipping at the edge of the image. Source: ``PostProcess`` of facebookresearch/detr.
 """

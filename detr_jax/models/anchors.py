@@ -1,8 +1,8 @@
 """Queries that are boxes: each decoder layer looks around its query's anchor and moves it a little.
 
-    anchors, their position embedding, refinement layer by layer    DAB-DETR (Liu et al. 2022, arXiv:2201.12329)
-    anchors selected among the encoder's tokens, mixed contents     DINO (Zhang et al. 2022, arXiv:2203.03605)
-    queries that start from noised objects                          DN-DETR (Li et al. 2022, arXiv:2203.01305)
+anchors, their position embedding, refinement layer by layer    DAB-DETR (Liu et al. 2022, arXiv:2201.12329)
+anchors selected among the encoder's tokens, mixed contents     DINO (Zhang et al. 2022, arXiv:2203.03605)
+queries that start from noised objects                          DN-DETR (Li et al. 2022, arXiv:2203.01305)
 """
 
 import math
@@ -38,10 +38,9 @@ class Heads(NamedTuple):
     classes: nnx.Module
     boxes: nnx.Module
 
-    def __call__(self, hidden: Float[Array, "*b D"], references: Float[Array, "*b 4"]) -> Predictions:
-        """Predictions with the boxes still as logits; float32."""
-        moved = references + self.boxes(hidden).astype(jnp.float32)
-        return Predictions(self.classes(hidden).astype(jnp.float32), moved)
+    def __call__(self, hidden: Float[Array, "*b D"]) -> tuple[Float[Array, "*b C"], Float[Array, "*b 4"]]:
+        """Logits of the classes and of the boxes, or of what moves an anchor; float32."""
+        return self.classes(hidden).astype(jnp.float32), self.boxes(hidden).astype(jnp.float32)
 
 
 class Start(NamedTuple):
@@ -97,7 +96,8 @@ class SelectedAnchors(nnx.Module):
         tokens = jnp.where(valid[..., None], tokens, 0)
         squares = jnp.concatenate([centers, jnp.full_like(centers, PROPOSED_SIDE)], axis=-1)
         first = jnp.where(valid[..., None], squares, WHOLE_IMAGE[None, None])
-        logits, references = Heads(self.class_head, self.box_head)(tokens, logit(first))
+        logits, moved = Heads(self.class_head, self.box_head)(tokens)
+        references = logit(first) + moved
         sureness = jnp.where(valid, self.objectness(logits), -jnp.inf)
         _, chosen = lax.top_k(lax.stop_gradient(sureness), self.num_queries)
         tokens, logits, references = (
@@ -115,9 +115,7 @@ def who_sees_whom(noised: Noised, num_queries: int) -> Float[Array, "B 1 M+N M+N
     """
     batch, groups, slots = noised.labels.shape
     group = jnp.concatenate([jnp.repeat(jnp.arange(groups), slots), jnp.full(num_queries, groups)])
-    real = jnp.concatenate(
-        [jnp.tile(noised.valid, (1, groups)), jnp.ones((batch, num_queries), bool)], axis=1
-    )
+    real = jnp.concatenate([jnp.tile(noised.valid, (1, groups)), jnp.ones((batch, num_queries), bool)], axis=1)
     same = (group[:, None] == group[None, :])[None] & real[:, None, :]
     itself = jnp.eye(len(group), dtype=bool)[None]
     return jnp.where(same | itself, 0.0, UNSEEN)[:, None]
@@ -153,12 +151,15 @@ class AnchorDecoder(nnx.Module):
     def __call__(
         self,
         transformer: Transformer,
-        heads: Heads,
+        heads: list[Heads],
         memory: Memory,
         noised: Noised | None,
         dropout_key: jax.Array | None,
     ) -> Outputs:
-        """Logits and boxes after every layer; ``noised`` objects are decoded beside the object queries."""
+        """Logits and boxes after every layer; ``noised`` objects are decoded beside the object queries.
+
+        ``heads`` is one pair for all layers, or one for each.
+        """
         contents, references, proposals = self.source(memory)
         batch, count = memory.tokens.shape[0], self.contents.shape[0]
         x = contents + self.contents[...].astype(self.dtype)[None]
@@ -168,12 +169,15 @@ class AnchorDecoder(nnx.Module):
             x, references, bias = self._with_noised(x, references, noised)
 
         logits, boxes = [], []
-        for layer, key in zip(transformer.decoder, split_key(dropout_key, len(transformer.decoder)), strict=True):
+        layers = transformer.decoder
+        heads = heads * (len(layers) // len(heads))
+        for layer, head, key in zip(layers, heads, split_key(dropout_key, len(layers)), strict=True):
             anchors = jax.nn.sigmoid(references)
             features = sines(anchors * (2 * jnp.pi), x.shape[-1] // 2, self.temperature)  # [B N 4 D/2]
             positions = self.positions(features.reshape(*x.shape[:2], -1).astype(self.dtype))
             x = transformer.run(layer, x, positions, memory, key, bias, anchors)
-            layer_logits, moved = heads(transformer.decoder_norm(x), references)
+            layer_logits, moved = head(transformer.decoder_norm(x))
+            moved = references + moved
             logits.append(layer_logits)
             boxes.append(jax.nn.sigmoid(moved))
             references = lax.stop_gradient(moved)

@@ -23,7 +23,7 @@ QUERIES = ("learned", "selected")
 # Settings that are younger than some checkpoints, and what those were trained with.
 LATER = {
     "queries": "learned", "anchors": False, "focus": False, "finer_memory": False, "denoising": 0,
-    "class_scores": "softmax",
+    "class_scores": "softmax", "layer_heads": False,
 }  # fmt: skip
 PRIOR = -math.log(9)  # first bias of sigmoid scores: every class starts at a probability of 0.1
 
@@ -58,7 +58,7 @@ class DETR(nnx.Module):
         heads: int, encoder_layers: int, decoder_layers: int, feed_forward_dim: int, dropout: float,
         num_queries: int, pre_norm: bool, queries: str = LATER["queries"], anchors: bool = LATER["anchors"],
         focus: bool = LATER["focus"], finer_memory: bool = LATER["finer_memory"], denoising: int = LATER["denoising"],
-        class_scores: str = LATER["class_scores"],
+        class_scores: str = LATER["class_scores"], layer_heads: bool = LATER["layer_heads"],
         remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
     ):  # fmt: skip
         _refuse_impossible(
@@ -91,8 +91,11 @@ class DETR(nnx.Module):
             hidden_dim, heads, feed_forward_dim, encoder_layers, decoder_layers, dropout_rate=dropout,
             pre_norm=pre_norm, focused=focus, remat=remat, dtype=dtype, rngs=rngs
         )  # fmt: skip
+        if finer_memory and self.backbone.stride == 4:
+            raise ValueError("finer_memory reads the stage before the stride was last halved: last_stage has none")
+        self.finer_stage = self.backbone.strides.index(self.backbone.stride) - 1
         self.finer = (
-            FinerMemory(hidden_dim, self.backbone.channels_of[self.backbone.finer], dtype=dtype, rngs=rngs)
+            FinerMemory(hidden_dim, self.backbone.channels_of[self.finer_stage], dtype=dtype, rngs=rngs)
             if finer_memory
             else None
         )
@@ -107,6 +110,7 @@ class DETR(nnx.Module):
         if not anchors:
             self.query_positions = nnx.Param(jax.random.normal(rngs.params(), (num_queries, hidden_dim)))
         self.class_head, self.box_head = head_pair()
+        self.earlier_heads = nnx.List([nnx.List(head_pair()) for _ in range((decoder_layers - 1) * layer_heads)])
         if anchors:
             source = (
                 SelectedAnchors(hidden_dim, num_queries, head_pair(), class_scores, dtype=dtype, rngs=rngs)
@@ -119,9 +123,14 @@ class DETR(nnx.Module):
             )  # fmt: skip
         self.anchored = anchors
 
-    def encode(self, images, sizes, dropout_key: jax.Array | None) -> Memory:
+    def features(self, images: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], stage: int):
+        """Features [B h w C] of the backbone's stage (from 1 on), for ``__call__``'s ``below``."""
+        return self.backbone.stages(normalize(images, sizes, self.dtype), sizes)[stage - 1][0]
+
+    def encode(self, images, sizes, dropout_key: jax.Array | None, below: int) -> Memory:
         """What the decoder reads of the images."""
-        stages = self.backbone.stages(normalize(images, sizes, self.dtype), sizes)
+        pixels = images.astype(self.dtype) if below else normalize(images, sizes, self.dtype)
+        stages = self.backbone.stages(pixels, sizes, below)
         features, area = stages[-1]
         batch, h, w, _ = features.shape
         tokens = self.input_projection(features).reshape(batch, h * w, -1)
@@ -130,7 +139,7 @@ class DETR(nnx.Module):
         tokens = self.transformer.encode(tokens, positions, valid, dropout_key)
         if self.finer is None:
             return Memory(tokens, positions, valid, grid(sizes, h, w, self.backbone.stride))
-        features, area = stages[self.backbone.finer]
+        features, area = stages[self.finer_stage]
         tokens = self.finer(tokens.reshape(batch, h, w, -1), features, area)
         _, h, w, width = tokens.shape
         return Memory(
@@ -140,30 +149,39 @@ class DETR(nnx.Module):
             grid(sizes, h, w, self.backbone.stride // 2),
         )
 
+    @property
+    def heads(self) -> list[Heads]:
+        """The heads of every decoder layer; one pair for all, unless each has its own."""
+        last = Heads(self.class_head, self.box_head)
+        return [*(Heads(*pair) for pair in self.earlier_heads), last] if self.earlier_heads else [last]
+
     def _decode_learned(self, memory: Memory, noised: None, dropout_key: jax.Array | None) -> Outputs:
         queries = self.query_positions[...].astype(self.dtype)
         queries = jnp.broadcast_to(queries[None], (memory.tokens.shape[0], *queries.shape))
         hidden = self.transformer.decode(jnp.zeros_like(queries), queries, memory, dropout_key)
-        logits = self.class_head(hidden).astype(jnp.float32)
-        return Outputs(logits, jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32)))
+        # One pair of heads reads all layers at once.
+        parts = [head(part) for head, part in zip(self.heads, jnp.split(hidden, len(self.heads)), strict=True)]
+        logits, boxes = (jnp.concatenate(values) for values in zip(*parts, strict=True))
+        return Outputs(logits, jax.nn.sigmoid(boxes))
 
     def _decode_anchors(self, memory: Memory, noised: Noised | None, dropout_key: jax.Array | None) -> Outputs:
-        heads = Heads(self.class_head, self.box_head)
-        return self.anchor_decoder(self.transformer, heads, memory, noised, dropout_key)
+        return self.anchor_decoder(self.transformer, self.heads, memory, noised, dropout_key)
 
     def __call__(
         self,
-        images: UInt8[Array, "B H W 3"],
+        images: UInt8[Array, "B H W 3"] | Float[Array, "B h w C"],
         sizes: Int[Array, "B 2"],
         dropout_key: jax.Array | None = None,
         noised: Noised | None = None,
+        below: int = 0,
     ) -> Outputs:
         """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key.
 
-        ``noised`` objects are denoised beside them, in models with ``denoising``.
+        ``noised`` objects are denoised beside them, in models with ``denoising``. With ``below``, ``images`` are
+        the ``features`` of that stage of the backbone.
         """
         encoder_key, decoder_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        memory = self.encode(images, sizes, encoder_key)
+        memory = self.encode(images, sizes, encoder_key, below)
         decode = self._decode_anchors if self.anchored else self._decode_learned
         return decode(memory, noised, decoder_key)
 

@@ -6,7 +6,6 @@ gives the same gradient as the whole.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 

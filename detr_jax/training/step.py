@@ -40,6 +40,7 @@ class Recipe(NamedTuple):
     num_queries: int
     num_classes: int
     denoising_groups: int  # 0: no denoising
+    cached_stage: int  # of the backbone, whose features the batches hold instead of pixels; 0: pixels
     auxiliary: bool  # losses after every decoder layer, not only the last
     normalizer_groups: int  # see losses.normalizers
     clip_norm: float
@@ -76,11 +77,12 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
 
     def loss(params: Arrays, images: Batch, index):
         key = jax.random.fold_in(step_key, index)
-        inputs = images.images, images.sizes, key
+        noise = None
         if recipe.denoising_groups:
             noise_key = jax.random.fold_in(key, 0)
-            inputs += (noised(images.targets, recipe.denoising_groups, recipe.num_classes, noise_key),)
-        outputs = network.apply({**params, **state.frozen}, *inputs)
+            noise = noised(images.targets, recipe.denoising_groups, recipe.num_classes, noise_key)
+        arrays = {**params, **state.frozen}
+        outputs = network.apply(arrays, images.images, images.sizes, key, noise, recipe.cached_stage)
         layers = losses.layers_of(outputs, recipe.auxiliary)
         matches = matcher.match(layers, images.targets, recipe.cost_weights, mesh, class_loss)
         terms = losses.losses(layers, images.targets, matches.query_of_target, divisors, class_loss)

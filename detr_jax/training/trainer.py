@@ -1,22 +1,26 @@
 """A run put together from plain settings: data plan, model, optimizer, devices; and its state, on disk and back."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from detr_jax import detector, sharding
 from detr_jax.data import augmentation
 from detr_jax.data.buckets import Bucket, of_rows, with_room
+from detr_jax.data.pipeline import PIXELS, Pictures
 from detr_jax.data.plan import TrainPlan
 from detr_jax.data.split import Split
 from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import optimizer, step
 from detr_jax.training.class_loss import Focal, Softmax
+from detr_jax.training.feature_cache import FeatureCache, checked_stage
 from detr_jax.training.losses import LossWeights
 from detr_jax.training.matcher import CostWeights
 from detr_jax.weights import checkpoints, pretrained
@@ -42,7 +46,7 @@ def make_plan(config: dict, split: Split) -> TrainPlan:
     )  # fmt: skip
 
 
-def make_recipe(config: dict, num_classes: int, devices: int) -> step.Recipe:
+def make_recipe(config: dict, num_classes: int, cached_stage: int, devices: int) -> step.Recipe:
     """The settings of a training step."""
     model, loss, train = config["model"], config["loss"], config["train"]
     if loss["normalizer"] not in NORMALIZERS:
@@ -54,6 +58,7 @@ def make_recipe(config: dict, num_classes: int, devices: int) -> step.Recipe:
         num_queries=model["num_queries"],
         num_classes=num_classes,
         denoising_groups=model["denoising"],
+        cached_stage=cached_stage,
         auxiliary=loss["auxiliary"],
         normalizer_groups=devices if loss["normalizer"] == "per_device" else 1,
         clip_norm=config["optim"]["clip_norm"],
@@ -94,13 +99,16 @@ class Trainer:
             raise UserError(f"--config.optim.schedule: {error}") from error
         rates = optimizer.LearningRates(optim["lr"], optim["lr_backbone"])
         self._tx = optimizer.adamw(rates, self.rate_factor, optim["weight_decay"], optim["b2"])
-        self._recipe = make_recipe(config, len(self.categories.ids), self.mesh.size)
+        trained, _ = self.network.partition(self.network.shapes, tuple(config["freeze"]))
+        cached_stage = checked_stage(train["cache_features"], self.plan.settings, list(trained))
+        self._recipe = make_recipe(config, len(self.categories.ids), cached_stage, self.mesh.size)
         self._jitted = jax.jit(
             partial(step.train_step, network=self.network, tx=self._tx, recipe=self._recipe, mesh=self.mesh),
             donate_argnums=0,
         )
         self._compiled: dict[Bucket, jax.stages.Compiled] = {}
         self.sources: dict[str, str] = {}  # sha256 of the weights that the run started from
+        self.pictures: Pictures = PIXELS  # what the batches hold of the images
 
     def _make_state(self, arrays: dict) -> step.TrainState:
         """A state of step 0 with these arrays, and fresh ones for the names that are missing."""
@@ -159,6 +167,25 @@ class Trainer:
         info = {"config": self.config, "categories": self.categories._asdict()}
         return checkpoints.Stored({**state.params, **state.frozen}, state.average, progress, info)
 
+    def keep_features(self, state: step.TrainState) -> None:
+        """From now on the batches hold the features of the stage that the settings name, computed by this state."""
+        stage = self._recipe.cached_stage
+        if not stage:
+            return
+        # The step gives its state away to be overwritten; what the cache computes with is its own.
+        frozen = {name: array.copy() for name, array in state.frozen.items() if name.startswith("backbone/")}
+
+        @jax.jit
+        def features(frozen, images, sizes):
+            absent = {name: jnp.zeros(shape.shape) for name, shape in self.network.shapes.items()}  # is not looked at
+            return self.network.apply(absent | frozen, images, sizes, stage, method="features")
+
+        bucket = self.plan.buckets[0]
+        one = np.zeros((1, bucket.height, bucket.width, 3), np.uint8), np.zeros((1, 2), np.int32)
+        _, h, _, channels = jax.eval_shape(features, frozen, *one).shape
+        stride = 1 << round(math.log2(bucket.height / h))
+        self.pictures = FeatureCache(partial(features, frozen), stride, channels)
+
     def compile_ahead(self, state: step.TrainState, first_step: int, say: Callable[[str], None]) -> None:
         """Compiles for every canvas of the coming steps, the largest first: what does not fit shows before step 1."""
         coming = range(first_step, min(self.total_steps, first_step + LOOK_AHEAD))
@@ -175,7 +202,7 @@ class Trainer:
     def _compile(self, state, bucket: Bucket, say) -> None:
         begin = time.monotonic()
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-        batch = batch_shapes(bucket, self.batch_size, sharding.batch_sharding(self.mesh))
+        batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))
         self._compiled[bucket] = self._jitted.lower(state, batch).compile()
         memory = self._compiled[bucket].memory_analysis()
         need = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
@@ -185,7 +212,7 @@ class Trainer:
         )
 
 
-def batch_shapes(bucket: Bucket, batch_size: int, where: jax.sharding.Sharding) -> Batch:
+def batch_shapes(bucket: Bucket, pictures: Pictures, batch_size: int, where: jax.sharding.Sharding) -> Batch:
     """Shapes of a global batch on one canvas, to compile for."""
 
     def array(dtype, *shape):
@@ -194,4 +221,4 @@ def batch_shapes(bucket: Bucket, batch_size: int, where: jax.sharding.Sharding) 
     targets = Targets(
         array(np.float32, bucket.targets, 4), array(np.int32, bucket.targets), array(np.bool_, bucket.targets)
     )
-    return Batch(array(np.uint8, bucket.height, bucket.width, 3), array(np.int32, 2), targets, array(np.int32))
+    return Batch(array(pictures.dtype, *pictures.shape(bucket)), array(np.int32, 2), targets, array(np.int32))

@@ -192,8 +192,11 @@ def _read_scores(folder: Path) -> dict[int, float]:
         return {}
 
 
-def check_settings(folder: Path, config: dict, may_change: set[str]) -> None:
-    """Raises UserError, listing the differences, if the checkpoint in ``folder`` was made with other settings."""
+def check_settings(folder: Path, config: dict, may_change: set[str], later: dict[str, Any]) -> None:
+    """Raises UserError, listing the differences, if the checkpoint in ``folder`` was made with other settings.
+
+    ``later`` gives the values of settings that a checkpoint may be too old to have.
+    """
 
     def flat(settings: dict, prefix: str = "") -> dict:  # {"a": {"b": 1}} -> {"a.b": 1}
         rows = {}
@@ -201,7 +204,7 @@ def check_settings(folder: Path, config: dict, may_change: set[str]) -> None:
             rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         return rows
 
-    old, new = flat(read_info(folder)["config"]), flat(config)
+    old, new = later | flat(read_info(folder)["config"]), flat(config)
     differences = [
         f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

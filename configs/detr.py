@@ -79,7 +79,7 @@ def base() -> ConfigDict:
     config.freeze = ()  # parts that are not trained, by the beginning of their names: ('backbone',)
 
     config.model = ConfigDict()
-    config.model.backbone = "resnet50"  # resnet10, resnet18, resnet34, resnet50, resnet101
+    config.model.backbone = "resnet50"  # resnet10, resnet10_small, resnet18, resnet34, resnet50, resnet101
     config.model.backbone_weights = placeholder(
         str
     )  # .npz, .safetensors or .pth with torchvision's names, or a hub name

@@ -48,6 +48,7 @@ SMALL = {
 WORDS = {
     "plain": {},
     "fast": {
+        "model.backbone": "resnet10_small",
         "model.backbone_width": 24,
         "model.dilation": True,
         "model.queries": "selected",

@@ -46,7 +46,7 @@ def write_official(output: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def huggingface_config(model: dict, categories: Categories) -> dict:
     """``config.json`` of transformers' DETR. A dilated backbone exists there with timm only."""
-    depths, bottleneck = ARCHITECTURES[model["backbone"]]
+    depths, bottleneck, _ = ARCHITECTURES[model["backbone"]]
     widths = [model["backbone_width"] * 2**stage * (4 if bottleneck else 1) for stage in range(4)]
     if model["dilation"]:
         backbone = {"use_timm_backbone": True, "backbone": model["backbone"], "dilation": True, "backbone_config": None}
@@ -84,6 +84,7 @@ def write_huggingface(output: Path, arrays: dict[str, np.ndarray], categories: C
 def refuse_what_is_unknown_there(model: dict, to: str) -> None:
     """Raises UserError for a model that the other framework does not have."""
     only_here = {
+        "backbone": ARCHITECTURES[model["backbone"]].small_stem,
         "stride_in_1x1": model["stride_in_1x1"],
         "norm": model["norm"] != "frozen_batch",
         "last_stage": model["last_stage"] != "layer4",

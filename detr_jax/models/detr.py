@@ -201,11 +201,11 @@ def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     try:
         stages = count("backbone/layer")
         depths = tuple(count(f"backbone/layer{stage}/") for stage in range(1, stages + 1))
-        built = depths, "backbone/layer1/0/conv3/kernel" in shapes
+        built = depths, "backbone/layer1/0/conv3/kernel" in shapes, "backbone/conv0/kernel" in shapes
         (backbone,) = [
             name
-            for name, architecture in ARCHITECTURES.items()
-            if (architecture.depths[:stages], architecture.bottleneck) == built
+            for name, (depths, bottleneck, small_stem) in ARCHITECTURES.items()
+            if (depths[:stages], bottleneck, small_stem) == built
         ]
         num_queries, hidden_dim = shapes["query_positions"]
         return {

@@ -20,14 +20,19 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Architecture(NamedTuple):
-    """Blocks per stage, and whether they are bottlenecks (1x1, 3x3, 1x1) or pairs of 3x3 convolutions."""
+    """Blocks per stage, and whether they are bottlenecks (1x1, 3x3, 1x1) or pairs of 3x3 convolutions.
+
+    A ``small_stem`` is two 3x3 convolutions with a stride of 2 instead of a 7x7 one and a pool.
+    """
 
     depths: tuple[int, int, int, int]
     bottleneck: bool
+    small_stem: bool = False
 
 
 ARCHITECTURES = {
     "resnet10": Architecture((1, 1, 1, 1), bottleneck=False),  # for small sets trained from scratch
+    "resnet10_small": Architecture((1, 1, 1, 1), bottleneck=False, small_stem=True),  # and from small images
     "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
     "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
     "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
@@ -212,10 +217,14 @@ class ResNet(nnx.Module):
         self, name: str, *, width: int = 64, last_stage: str = "layer4", dilation: bool = False,
         stride_in_1x1: bool = False, norm: str = "frozen_batch", remat: bool = False, rngs: nnx.Rngs
     ):  # fmt: skip
-        depths, bottleneck = ARCHITECTURES[name]
+        depths, bottleneck, self.small_stem = ARCHITECTURES[name]
         self.remat = remat
         below = Frozen if norm == "frozen_batch" else nnx.Param
-        self.conv1 = Conv(3, width, 7, 2, kind=below, rngs=rngs)
+        if self.small_stem:
+            self.conv0 = Conv(3, width // 2, 3, 2, kind=below, rngs=rngs)
+            self.conv1 = Conv(width // 2, width, 3, 2, kind=below, rngs=rngs)
+        else:
+            self.conv1 = Conv(3, width, 7, 2, kind=below, rngs=rngs)
         self.norm1 = NORMS[norm](width)
         self.depth = int(last_stage.removeprefix("layer"))
         self.stride = 4
@@ -246,6 +255,14 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{stage}", nnx.List(blocks))
         self.channels = channels
 
+    def _stem(self, images, sizes):
+        x, area = images, sizes
+        if self.small_stem:
+            x, area = nnx.relu(self.conv0(keep(x, area))), halved(area)
+        x, area = self.conv1(keep(x, area)), halved(area)
+        x = nnx.relu(self.norm1(x, area))
+        return (x, area) if self.small_stem else (max_pool(keep(x, area)), halved(area))
+
     def stages(self, images: Float[Array, "B H W C"], sizes: Int[Array, "B 2"], below: int = 0) -> list:
         """(features, real area of each image in them) of layer1, layer2, ...
 
@@ -255,8 +272,7 @@ class ResNet(nnx.Module):
             x, area = images, areas(sizes, self.strides[below - 1])
             features = [None] * (below - 1) + [(x, area)]
         else:
-            x, area = self.conv1(keep(images, sizes)), halved(sizes)
-            x, area = max_pool(keep(nnx.relu(self.norm1(x, area)), area)), halved(area)
+            x, area = self._stem(images, sizes)
             features = []
         for stage in range(below + 1, self.depth + 1):
             for block in getattr(self, f"layer{stage}"):

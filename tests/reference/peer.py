@@ -54,7 +54,7 @@ class Outputs(NamedTuple):
 def build(seed: int = 0, **changes) -> Peer:
     """The published R50 with ``changes`` to its settings (the ``model`` group of configs/detr.py)."""
     settings = PUBLISHED | changes
-    depths, bottleneck = ARCHITECTURES[settings["backbone"]]
+    depths, bottleneck, _ = ARCHITECTURES[settings["backbone"]]
     backbone = ResNetConfig(
         out_features=["stage4"],
         depths=list(depths),

@@ -16,6 +16,7 @@ from detr_jax.models import detr
 from detr_jax.models.preprocess import normalize
 from detr_jax.structures import Batch, Categories, Targets
 from detr_jax.training import losses, matcher, optimizer, step
+from detr_jax.training.class_loss import Softmax
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -72,7 +73,7 @@ def test_training():
     settings, values = golden.settings, golden.values
     network = network_of(settings)
     recipe = step.Recipe(
-        matcher.PUBLISHED, losses.LossWeights(), 0.1, auxiliary=True, normalizer_groups=1,
+        matcher.PUBLISHED, losses.LossWeights(), Softmax(0.1), auxiliary=True, normalizer_groups=1,
         clip_norm=settings["clip_norm"], accum_steps=1, average_decay=0.0, seed=0
     )  # fmt: skip
     rates = optimizer.LearningRates(**settings["rates"])

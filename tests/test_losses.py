@@ -11,9 +11,11 @@ import pytest
 
 from detr_jax.structures import Predictions, Targets
 from detr_jax.training import losses, matcher
+from detr_jax.training.class_loss import Softmax
 
 LAYERS, IMAGES, QUERIES, SLOTS, CLASSES = 3, 4, 10, 5, 6
 NO_OBJECT_WEIGHT = 0.1
+SOFTMAX = Softmax(NO_OBJECT_WEIGHT)
 COUNTS = (2, 0, 5, 1)
 
 
@@ -36,9 +38,9 @@ match = jax.jit(matcher.match)
 @partial(jax.jit, static_argnames="groups")
 def value_and_gradient(predictions, targets, query, groups):
     def loss(predictions):
-        divisors = losses.normalizers(targets, predictions.logits.shape[2], NO_OBJECT_WEIGHT, groups)
-        terms = losses.losses(predictions, targets, query, divisors, NO_OBJECT_WEIGHT)
-        return losses.total(terms, losses.LossWeights()), (terms, losses.errors(predictions, targets, query))
+        divisors = losses.normalizers(targets, predictions.logits.shape[2], SOFTMAX, groups)
+        terms = losses.losses(predictions, targets, query, divisors, SOFTMAX)
+        return losses.total(terms, losses.LossWeights()), (terms, losses.errors(predictions, targets, query, SOFTMAX))
 
     return jax.value_and_grad(loss, has_aux=True)(predictions)
 
@@ -109,11 +111,11 @@ def test_equal_slow_loops(ranks):  # 1 is 'global', 2 is 'per_device'
 
 def test_normalizers_by_hand():
     _, targets = example(counts=(2, 0, 5, 1))
-    whole = losses.normalizers(targets, 10, 0.1)
+    whole = losses.normalizers(targets, 10, SOFTMAX)
     assert float(whole.objects) == 8
     # 8 queries with an object weigh 1, the other 32 weigh 0.1.
     np.testing.assert_allclose(whole.class_weight, [8 + 3.2], rtol=1e-6)
-    halves = losses.normalizers(targets, 10, 0.1, groups=2)
+    halves = losses.normalizers(targets, 10, SOFTMAX, groups=2)
     assert float(halves.objects) == 8
     np.testing.assert_allclose(halves.class_weight, [2 + 1.8, 6 + 1.4], rtol=1e-6)
 
@@ -182,7 +184,7 @@ def test_errors_as_the_original_counts_them():
         jnp.full((2, 2, 4), 0.5), jnp.array([[2, 1], [1, 0]]), jnp.array([[True, True], [True, False]])
     )  # fmt: skip
     query = jnp.array([[[1, 0], [2, 4]]])
-    errors = losses.errors(predictions, targets, query)
+    errors = losses.errors(predictions, targets, query, SOFTMAX)
     # Right: query 1 says 2, query 2 says 1. Wrong: query 0 says 0 and should say 1.
     assert float(errors.figures()["class_error"]) == pytest.approx(100 / 3)
     # Image 0 claims two objects and has two; image 1 claims three and has one.
@@ -192,11 +194,14 @@ def test_errors_as_the_original_counts_them():
 def test_errors_look_at_the_last_layer_and_add_up():
     predictions, targets = example()
     found = criterion(predictions, targets)
-    only_last = losses.errors(Predictions(*(x[-1:] for x in predictions)), targets, found.query[-1:])
+    only_last = losses.errors(Predictions(*(x[-1:] for x in predictions)), targets, found.query[-1:], SOFTMAX)
     assert only_last.correct == found.errors.correct and only_last.miscounted[0] == found.errors.miscounted[-1]
     halves = [
         losses.errors(
-            Predictions(*(x[:, part] for x in predictions)), Targets(*(x[part] for x in targets)), found.query[:, part]
+            Predictions(*(x[:, part] for x in predictions)),
+            Targets(*(x[part] for x in targets)),
+            found.query[:, part],
+            SOFTMAX,
         )
         for part in (slice(0, 2), slice(2, 4))
     ]

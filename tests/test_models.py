@@ -147,7 +147,7 @@ def test_an_empty_row_is_finite_and_changes_nothing(small):
     net, arrays, apply = small
     full = apply(arrays, IMAGES, SIZES)
     half = apply(arrays, IMAGES, np.array([SIZES[0], [0, 0]], np.int32))
-    assert all(np.isfinite(x).all() for x in half)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(half))
     np.testing.assert_allclose(half.logits[:, 0], full.logits[:, 0], atol=1e-5)
 
 
@@ -393,7 +393,7 @@ def test_transformer_equals_loops_with_masked_cells(pre_norm):
     queries = rng.normal(size=(2, 5, width)).astype(np.float32)
     valid = np.array([[1, 1, 0, 1, 1, 0, 0, 1, 1], [1] * 9], bool)
     memory = module.encode(x, positions, valid)
-    found = module.decode(np.zeros_like(queries), queries, memory, positions, valid)
+    found = module.decode(np.zeros_like(queries), queries, transformer.Memory(memory, positions, valid, None))
     for image in range(2):
         cells = valid[image]
         wanted = slow_transformer(

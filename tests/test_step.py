@@ -12,6 +12,7 @@ from configs import detr as configs
 from detr_jax import detector, program, sharding
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import losses, matcher, optimizer, step
+from detr_jax.training.class_loss import Softmax
 
 CLASSES, SLOTS = 3, 4
 RATES = optimizer.LearningRates(rest=1e-3, backbone=1e-4)
@@ -55,7 +56,7 @@ def recipe(**changes) -> step.Recipe:
     settings = step.Recipe(
         cost_weights=matcher.CostWeights(),
         loss_weights=losses.LossWeights(),
-        no_object_weight=0.1,
+        class_loss=Softmax(0.1),
         auxiliary=True,
         normalizer_groups=1,
         clip_norm=0.1,

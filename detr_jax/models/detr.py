@@ -75,6 +75,8 @@ class DETR(nnx.Module):
             )
         if norm == "group" and backbone_width % GROUPS:
             raise ValueError(f"backbone_width={backbone_width} must be a multiple of {GROUPS} for norm='group'")
+        if denoising < 0:
+            raise ValueError(f"denoising={denoising} must be 0 or more groups")
         _refuse_without_anchors(anchors, {"queries": queries == "selected", "focus": focus, "denoising": denoising > 0})
         self.dtype = jnp.dtype(dtype)
         self.backbone = ResNet(

@@ -13,6 +13,8 @@ from detr_jax.training import losses, matcher, optimizer
 from detr_jax.training.class_loss import ClassLoss
 from detr_jax.training.denoising import noised
 
+LABELS = "anchor_decoder/labels"  # an embedding of every class, for noised objects
+
 
 class TrainState(NamedTuple):
     """Everything that a checkpoint must hold to go on bit for bit."""
@@ -37,16 +39,14 @@ class Recipe(NamedTuple):
     cost_weights: matcher.CostWeights
     loss_weights: losses.LossWeights
     class_loss: ClassLoss
-    num_queries: int
-    num_classes: int
-    denoising_groups: int  # 0: no denoising
-    cached_stage: int  # of the backbone, whose features the batches hold instead of pixels; 0: pixels
     auxiliary: bool  # losses after every decoder layer, not only the last
     normalizer_groups: int  # see losses.normalizers
     clip_norm: float
     accum_steps: int
     average_decay: float  # of the moving average; 0 is off
     seed: int
+    denoising_groups: int = 0  # 0: no denoising
+    cached_stage: int = 0  # of the backbone, whose features the batches hold instead of pixels; 0: pixels
 
 
 def init_state(arrays: Arrays, network: Network, freeze: tuple[str, ...], tx, average_decay: float) -> TrainState:
@@ -71,7 +71,6 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
       one big batch: terms are divided by counts of the whole batch and added up.
     """
     class_loss = recipe.class_loss
-    divisors = losses.normalizers(batch.targets, recipe.num_queries, class_loss, recipe.normalizer_groups)
     # 'rbg' is the hardware generator: cheaper than threefry, and dropout is asked for a dozen times a layer.
     step_key = jax.random.fold_in(jax.random.key(recipe.seed, impl="rbg"), state.step)
 
@@ -80,10 +79,13 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
         noise = None
         if recipe.denoising_groups:
             noise_key = jax.random.fold_in(key, 0)
-            noise = noised(images.targets, recipe.denoising_groups, recipe.num_classes, noise_key)
+            num_classes = network.shapes[LABELS].shape[0]
+            noise = noised(images.targets, recipe.denoising_groups, num_classes, noise_key)
         arrays = {**params, **state.frozen}
         outputs = network.apply(arrays, images.images, images.sizes, key, noise, recipe.cached_stage)
         layers = losses.layers_of(outputs, recipe.auxiliary)
+        num_queries = layers.logits.shape[2]
+        divisors = losses.normalizers(batch.targets, num_queries, class_loss, recipe.normalizer_groups)
         matches = matcher.match(layers, images.targets, recipe.cost_weights, mesh, class_loss)
         terms = losses.losses(layers, images.targets, matches.query_of_target, divisors, class_loss)
         if outputs.proposals is not None:

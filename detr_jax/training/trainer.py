@@ -46,7 +46,7 @@ def make_plan(config: dict, split: Split) -> TrainPlan:
     )  # fmt: skip
 
 
-def make_recipe(config: dict, num_classes: int, cached_stage: int, devices: int) -> step.Recipe:
+def make_recipe(config: dict, cached_stage: int, devices: int) -> step.Recipe:
     """The settings of a training step."""
     model, loss, train = config["model"], config["loss"], config["train"]
     if loss["normalizer"] not in NORMALIZERS:
@@ -55,8 +55,6 @@ def make_recipe(config: dict, num_classes: int, cached_stage: int, devices: int)
         cost_weights=CostWeights(loss["class_cost"], loss["bbox_cost"], loss["giou_cost"]),
         loss_weights=LossWeights(loss["class_weight"], loss["bbox_weight"], loss["giou_weight"]),
         class_loss=Focal() if model["class_scores"] == "sigmoid" else Softmax(loss["no_object_weight"]),
-        num_queries=model["num_queries"],
-        num_classes=num_classes,
         denoising_groups=model["denoising"],
         cached_stage=cached_stage,
         auxiliary=loss["auxiliary"],
@@ -101,7 +99,7 @@ class Trainer:
         self._tx = optimizer.adamw(rates, self.rate_factor, optim["weight_decay"], optim["b2"])
         trained, _ = self.network.partition(self.network.shapes, tuple(config["freeze"]))
         cached_stage = checked_stage(train["cache_features"], self.plan.settings, list(trained))
-        self._recipe = make_recipe(config, len(self.categories.ids), cached_stage, self.mesh.size)
+        self._recipe = make_recipe(config, cached_stage, self.mesh.size)
         self._jitted = jax.jit(
             partial(step.train_step, network=self.network, tx=self._tx, recipe=self._recipe, mesh=self.mesh),
             donate_argnums=0,

@@ -63,9 +63,9 @@ def test_every_term_of_every_layer_and_the_total(counts, differences):
     @jax.jit
     def ours(predicted, wanted):
         matches = matcher.match(predicted, wanted)
-        divisors = losses.normalizers(wanted, QUERIES, 0.1)
-        terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, 0.1)
-        figures = losses.errors(predicted, wanted, matches.query_of_target).figures()
+        divisors = losses.normalizers(wanted, QUERIES, matcher.SOFTMAX)
+        terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, matcher.SOFTMAX)
+        figures = losses.errors(predicted, wanted, matches.query_of_target, matcher.SOFTMAX).figures()
         return losses.total(terms, losses.LossWeights()), terms, figures
 
     total, terms, figures = ours(predicted, wanted)
@@ -86,8 +86,8 @@ def test_without_any_object(differences):
     predicted, wanted = predictions(0, 2), peer.targets(0, [0, 0], CLASSES)
     their_total, _, _ = their_criterion(predicted, wanted)
     matches = matcher.match(predicted, wanted)
-    divisors = losses.normalizers(wanted, QUERIES, 0.1)
-    terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, 0.1)
+    divisors = losses.normalizers(wanted, QUERIES, matcher.SOFTMAX)
+    terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, matcher.SOFTMAX)
     total = float(losses.total(terms, losses.LossWeights()))
     differences("total (relative)", abs(total / their_total - 1))
     np.testing.assert_allclose(total, their_total, rtol=1e-5)

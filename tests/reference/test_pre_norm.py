@@ -12,7 +12,7 @@ from flax import nnx
 from torch import nn
 
 from detr_jax.models.network import functional
-from detr_jax.models.transformer import Transformer
+from detr_jax.models.transformer import Memory, Transformer
 from detr_jax.weights import torch_names
 
 WIDTH, HEADS, HIDDEN, LAYERS = 32, 4, 48, 3
@@ -94,7 +94,9 @@ class Both(nnx.Module):
 
     def __call__(self, tokens, valid, positions, queries):
         memory = self.transformer.encode(tokens, positions, valid)
-        return memory, self.transformer.decode(jax.numpy.zeros_like(queries), queries, memory, positions, valid)
+        return memory, self.transformer.decode(
+            jax.numpy.zeros_like(queries), queries, Memory(memory, positions, valid, None)
+        )
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])

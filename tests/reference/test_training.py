@@ -10,11 +10,12 @@ import torch
 
 from detr_jax.structures import Batch
 from detr_jax.training import losses, matcher, optimizer, step
+from detr_jax.training.class_loss import Softmax
 
 RECIPE = step.Recipe(
     cost_weights=matcher.PUBLISHED,
     loss_weights=losses.LossWeights(),
-    no_object_weight=0.1,
+    class_loss=Softmax(0.1),
     auxiliary=True,
     normalizer_groups=1,
     clip_norm=0.1,

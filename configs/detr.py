@@ -87,6 +87,7 @@ def base() -> ConfigDict:
     config.model.dropout = 0.1
     config.model.num_queries = 100  # the most objects that can be found in an image
     config.model.pre_norm = False
+    config.model.masks = False  # the mask head of the panoptic models; freeze it, its training is not there yet
 
     config.data = ConfigDict()
     config.data.name = "coco"  # as given to `dataset prepare`, or coco/2017 as prepared by tfds

@@ -10,7 +10,7 @@ import numpy as np
 
 from detr_jax import drawing, sharding
 from detr_jax.data import augmentation, buckets
-from detr_jax.data.coco_json import COCO_CATEGORIES
+from detr_jax.data.coco_json import COCO_CATEGORIES, COCO_STUFF
 from detr_jax.data.decode import decode, image_size
 from detr_jax.data.pipeline import Pipeline, to_device
 from detr_jax.data.plan import EvalPlan
@@ -216,6 +216,8 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
         categories = categories or classes_of_rows(rows)
         data = {"scales": [800], "max_size": 1333, "buckets": [list(bucket) for bucket in buckets.COCO], "threads": 8}
         config = {"model": model, "dtype": "float32", "train": {"remat": False}, "data": data}
+    else:
+        config = config | {"model": config["model"] | settings}
     network = build_network(config, len(categories.ids))
     for name, shape in network.shapes.items():
         if name not in source.arrays or source.arrays[name].shape != shape.shape:
@@ -227,12 +229,13 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
 def classes_of_rows(rows: int) -> Categories:
     """The classes that the rows of a published class head stand for, by their number.
 
-    91 and 250 rows are indexed by COCO's own ids (the eleven that were never used have no name), 80 by its classes in
-    order; others are only numbered.
+    91 rows (boxes) and 250 (panoptic) are indexed by COCO's own ids, of which those never used have no name, 80 by its
+    classes in order; others are only numbered.
     """
     if rows == len(COCO_CATEGORIES.ids):
         return COCO_CATEGORIES
-    names = dict(zip(*COCO_CATEGORIES, strict=True)) if rows in (91, 250) else {}
+    tables = {91: [COCO_CATEGORIES], 250: [COCO_CATEGORIES, COCO_STUFF]}.get(rows, [])
+    names = {row: name for table in tables for row, name in zip(*table, strict=True)}
     return Categories(tuple(range(rows)), tuple(names.get(row, f"class {row}") for row in range(rows)))
 
 

@@ -7,6 +7,7 @@ Axes, the same letters in every annotation, comment and einsum:
     h w  feature cells              F  width of the feed-forward layers
     S = h*w  encoder tokens         L  decoder layers
     N  object queries               T  target slots (padded)
+    M  queries that get masks
     K  classes: logits have K+1, the last one is "no object"
     3  RGB;  4  a box: (cx, cy, w, h) in [0, 1] of the real image, unless the name says
        ``_xyxy`` (corners) or ``_pixels`` (pixels of the original image)
@@ -58,6 +59,7 @@ class Predictions(NamedTuple):
 
     logits: Float[Array, "L B N K+1"]
     boxes: Float[Array, "L B N 4"]
+    masks: Float[Array, "B M h w"] | None = None  # logits at stride 4 of the queries they were asked for
 
 
 class Detections(NamedTuple):

@@ -1,6 +1,6 @@
 """DETR (Carion et al. 2020, arXiv:2005.12872): a backbone, a transformer, and two heads on its object queries."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from detr_jax.models.network import Network, functional
 from detr_jax.models.position_encoding import LearnedPositions, SinePositions
 from detr_jax.models.preprocess import normalize
 from detr_jax.models.resnet import ARCHITECTURES, GROUPS, NORMS, STAGES, ResNet, valid_cells
+from detr_jax.models.segmentation import MaskHead
 from detr_jax.models.transformer import Transformer, linear
 from detr_jax.structures import Array, Predictions
 
@@ -52,7 +53,7 @@ class DETR(nnx.Module):
         self, *, num_classes: int, backbone: str, backbone_width: int, last_stage: str, dilation: bool,
         stride_in_1x1: bool, norm: str, position_embedding: str, position_temperature: float, hidden_dim: int,
         heads: int, encoder_layers: int, decoder_layers: int, feed_forward_dim: int, dropout: float,
-        num_queries: int, pre_norm: bool, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
+        num_queries: int, pre_norm: bool, masks: bool = False, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
     ):  # fmt: skip
         _refuse_impossible(
             {"backbone": (backbone, ARCHITECTURES), "last_stage": (last_stage, STAGES), "norm": (norm, NORMS),
@@ -67,6 +68,8 @@ class DETR(nnx.Module):
             )
         if norm == "group" and backbone_width % GROUPS:
             raise ValueError(f"backbone_width={backbone_width} must be a multiple of {GROUPS} for norm='group'")
+        if masks and last_stage != "layer4":
+            raise ValueError(f"masks=True needs last_stage='layer4', not {last_stage!r}")
         self.dtype = jnp.dtype(dtype)
         self.backbone = ResNet(
             backbone, width=backbone_width, last_stage=last_stage, dilation=dilation, stride_in_1x1=stride_in_1x1,
@@ -85,16 +88,23 @@ class DETR(nnx.Module):
         self.query_positions = nnx.Param(jax.random.normal(rngs.params(), (num_queries, hidden_dim)))
         self.class_head = linear(hidden_dim, num_classes + 1, dtype=dtype, rngs=rngs)
         self.box_head = BoxHead(hidden_dim, dtype=dtype, rngs=rngs)
+        below = [self.backbone.channels // part for part in (8, 4, 2)]  # channels of layer1 to layer3
+        self.mask_head = MaskHead(hidden_dim, heads, below, dtype=dtype, rngs=rngs) if masks else None
 
     def __call__(
         self,
         images: UInt8[Array, "B H W 3"],
         sizes: Int[Array, "B 2"],
         dropout_key: jax.Array | None = None,
+        choose: Callable[[Predictions], Int[Array, "B M"]] | None = None,
     ) -> Predictions:
-        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key."""
+        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key.
+
+        ``choose`` names the queries that get masks, seen their classes and boxes: the best ones, or the matched ones.
+        """
         encoder_key, decoder_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        features, area = self.backbone(normalize(images, sizes, self.dtype), sizes)
+        stages = self.backbone.stages(normalize(images, sizes, self.dtype), sizes)
+        features, area = stages[-1]
         batch, h, w, _ = features.shape
         tokens = self.input_projection(features).reshape(batch, h * w, -1)
         positions = self.positions(area, h, w).astype(self.dtype).reshape(tokens.shape)
@@ -107,7 +117,11 @@ class DETR(nnx.Module):
 
         logits = self.class_head(hidden).astype(jnp.float32)
         boxes = jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32))
-        return Predictions(logits, boxes)
+        predictions = Predictions(logits, boxes)
+        if choose is None:
+            return predictions
+        chosen = jnp.take_along_axis(hidden[-1], choose(predictions)[..., None], axis=1)
+        return predictions._replace(masks=self.mask_head(chosen, memory, tokens, stages))
 
 
 def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
@@ -150,6 +164,7 @@ def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
             "dropout": 0.1,
             "num_queries": num_queries,
             "pre_norm": "transformer/encoder_norm/scale" in shapes,
+            "masks": "mask_head/output/kernel" in shapes,
         }
     except (KeyError, ValueError) as error:
         raise ValueError(f"these arrays are no DETR of this project: {error} is missing or odd") from error

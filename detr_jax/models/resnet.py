@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from detr_jax.structures import Array
 
-GROUPS = 8  # of the group norm
+GROUPS = 8  # of the group norm, where there are as many channels
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -56,6 +56,21 @@ def keep(x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B
     return x * valid_cells(area, x.shape[1], x.shape[2])[..., None].astype(x.dtype)
 
 
+def convolve(
+    x: Float[Array, "B h w C"], kernel: Float[Array, "k k C C2"], stride: int = 1, dilation: int = 1
+) -> Float[Array, "B h2 w2 C2"]:
+    """A convolution padded symmetrically with zeros."""
+    margin = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(margin, margin)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
 class Conv(nnx.Module):
     """A convolution without bias, padded symmetrically (Flax's 'SAME' shifts stride-2 windows on even sizes)."""
 
@@ -69,15 +84,7 @@ class Conv(nnx.Module):
         size = kernel.shape[0]
         if size == 1:  # as a matrix product: XLA's CPU weight gradient of a 1x1 convolution is 2 to 7 times slower
             return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-        margin = self.dilation * (size // 2)
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=[(margin, margin)] * 2,
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, kernel, self.stride, self.dilation)
 
 
 class FrozenBatchNorm(nnx.Module):
@@ -96,7 +103,7 @@ class FrozenBatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over the real image only, in float32; for backbones trained from scratch (Wu & He 2018)."""
+    """Group norm over the real image only, in float32 (Wu & He 2018): mask heads, backbones trained from scratch."""
 
     def __init__(self, channels: int):
         self.scale = nnx.Param(jnp.ones(channels))
@@ -104,9 +111,10 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
         batch, h, w, channels = x.shape
-        grouped = x.astype(jnp.float32).reshape(batch, h, w, GROUPS, channels // GROUPS)
+        groups = min(GROUPS, channels)
+        grouped = x.astype(jnp.float32).reshape(batch, h, w, groups, channels // groups)
         valid = valid_cells(area, h, w)[..., None, None]
-        count = jnp.maximum(jnp.sum(valid, axis=(1, 2, 4), keepdims=True) * (channels // GROUPS), 1)
+        count = jnp.maximum(jnp.sum(valid, axis=(1, 2, 4), keepdims=True) * (channels // groups), 1)
         mean = jnp.sum(grouped, axis=(1, 2, 4), keepdims=True, where=valid) / count
         variance = jnp.sum(jnp.square(grouped - mean), axis=(1, 2, 4), keepdims=True, where=valid) / count
         normal = ((grouped - mean) * lax.rsqrt(variance + 1e-5)).reshape(x.shape)

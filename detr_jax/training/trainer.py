@@ -13,6 +13,7 @@ from detr_jax.data import augmentation
 from detr_jax.data.buckets import Bucket, of_rows, with_room
 from detr_jax.data.plan import TrainPlan
 from detr_jax.data.split import Split
+from detr_jax.models.network import Network
 from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import optimizer, step
@@ -69,6 +70,15 @@ def check_batch_size(batch_size: int, accum_steps: int, devices: int) -> None:
         )
 
 
+def refuse_to_train_masks(network: Network, freeze: tuple[str, ...]) -> None:
+    """Raises UserError unless a mask head, for which there is no loss yet, is frozen."""
+    trained, _ = network.partition(network.shapes, freeze)
+    if any(name.startswith("mask_head/") for name in trained):
+        raise UserError(
+            "masks cannot be trained yet; add --config.freeze=\"('mask_head',)\" to train the boxes of this model alone"
+        )
+
+
 class Trainer:
     """The training step of a run, compiled once per canvas, and the ways to make, store and restore its state."""
 
@@ -83,6 +93,7 @@ class Trainer:
         self.total_steps = train["steps"] or train["epochs"] * self.steps_per_epoch
 
         self.network = detector.build_network(config, len(self.categories.ids))
+        refuse_to_train_masks(self.network, tuple(config["freeze"]))
         try:
             drop_step = optim["drop_epoch"] * self.steps_per_epoch
             self.rate_factor = optimizer.schedule(optim["schedule"], self.total_steps, drop_step, optim["warmup_steps"])

@@ -35,37 +35,46 @@ class Layout(NamedTuple):
     sign: str  # a key that only this layout has
     table: list[Row]
     is_detector: bool = True
+    huggingface_backbone: str | None = None  # whose names a Hugging Face file has for the backbone
 
 
+# Hugging Face's two key layouts: transformers' own ResNet, or timm's.
+HUGGINGFACE = {"native": torch_names.HUGGINGFACE, "timm": torch_names.HUGGINGFACE_TIMM}
+_STEM = {"native": "embedder.embedder.convolution.weight", "timm": "conv1.weight"}
 LAYOUTS = [
     Layout("a DETR of the original", "backbone.0.body.conv1.weight", torch_names.ORIGINAL),
     Layout(
         "a DETR of the original inside a mask model",
         "detr.backbone.0.body.conv1.weight",
-        torch_names.prefixed("detr.", torch_names.ORIGINAL),
+        torch_names.panoptic(torch_names.ORIGINAL),
     ),
     Layout("a DETR of Detectron2", "detr.backbone.0.backbone.stem.conv1.weight", torch_names.DETECTRON2),
     Layout(
-        "a Hugging Face DETR", "model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
-        torch_names.HUGGINGFACE,
+        "a DETR of Detectron2 inside a mask model",
+        "detr.detr.backbone.0.backbone.stem.conv1.weight",
+        torch_names.DETECTRON2_PANOPTIC,
     ),
-    Layout(
-        "a Hugging Face DETR with a timm backbone", "model.backbone.conv_encoder.model.conv1.weight",
-        torch_names.HUGGINGFACE_TIMM,
+    *(
+        Layout(
+            f"a Hugging Face DETR with a {backbone} backbone",
+            f"model.backbone.conv_encoder.model.{_STEM[backbone]}",
+            table,
+            huggingface_backbone=backbone,
+        )
+        for backbone, table in HUGGINGFACE.items()
     ),
-    Layout(
-        "a Hugging Face DETR inside a mask model",
-        "detr.model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
-        torch_names.prefixed("detr.", torch_names.HUGGINGFACE),
-    ),
-    Layout(
-        "a Hugging Face DETR with a timm backbone inside a mask model",
-        "detr.model.backbone.conv_encoder.model.conv1.weight",
-        torch_names.prefixed("detr.", torch_names.HUGGINGFACE_TIMM),
+    *(
+        Layout(
+            f"a Hugging Face DETR with a {backbone} backbone inside a mask model",
+            f"detr.model.backbone.conv_encoder.model.{_STEM[backbone]}",
+            torch_names.panoptic(table),
+            huggingface_backbone=backbone,
+        )
+        for backbone, table in HUGGINGFACE.items()
     ),
     Layout("a ResNet", "layer1.0.bn1.weight", torch_names.RESNET, is_detector=False),
     Layout("a ResNet with folded batch norm", "layer1.0.conv1.bias", torch_names.RESNET_FOLDED, is_detector=False),
-]  # fmt: skip
+]
 
 # What other files look like, by keys that give them away.
 STRANGERS = {
@@ -107,7 +116,7 @@ def read(path: str | Path) -> Foreign:
         raise UserError(
             f"{file} looks like {layout.title} but one of its tensors has a wrong shape: {error}"
         ) from error
-    settings, classes = _huggingface_config(file.parent) if "Hugging Face" in layout.title else ({}, None)
+    settings, classes = _huggingface_config(file.parent) if layout.huggingface_backbone else ({}, None)
     return Foreign(layout, arrays, unused, known | settings, classes)
 
 

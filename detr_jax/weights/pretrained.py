@@ -19,6 +19,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 FOLDED_VAR = 1.0 - 1e-5
 UNIT_NORM = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
 HEAD = ("class_head/kernel", "class_head/bias")
+HUGGINGFACE_BACKBONE = "huggingface_backbone"  # in the info of a converted checkpoint
 
 
 class Source(NamedTuple):
@@ -32,6 +33,7 @@ class Source(NamedTuple):
     config: dict | None  # of the run, if it is a checkpoint of this project
     categories: Categories | None  # rows of the class head, if the source says
     is_detector: bool
+    huggingface_backbone: str | None = None  # whose names the Hugging Face file had that this is, or was made from
 
     @property
     def sha256(self) -> str:
@@ -103,6 +105,7 @@ def read(source: str | Path, flag: str = "--checkpoint") -> Source:
         None,
         categories,
         found.layout.is_detector,
+        found.layout.huggingface_backbone,
     )
 
 
@@ -113,7 +116,8 @@ def _read_own(folder: Path) -> Source:
         arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.shapes(folder, "averaged"))
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     categories = Categories(*(tuple(column) for column in info["categories"].values()))
-    return Source(folder, "a checkpoint of detr_jax", arrays, [], {}, info["config"], categories, True)
+    backbone = info.get(HUGGINGFACE_BACKBONE)
+    return Source(folder, "a checkpoint of detr_jax", arrays, [], {}, info["config"], categories, True, backbone)
 
 
 def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:

@@ -183,8 +183,8 @@ class Detector(NamedTuple):
         return [found[row] for row in range(len(paths))]
 
 
-def build_network(config: dict, num_classes: int) -> Network:
-    """The network of a run's settings.
+def build_network(config: dict, num_classes: int, whose: str = "--config.model") -> Network:
+    """The network of a run's settings, which ``whose`` names in errors.
 
     Raises UserError when the ``model`` group asks for something that does not exist or does not go together.
     """
@@ -194,7 +194,7 @@ def build_network(config: dict, num_classes: int) -> Network:
     try:
         return detr.network(num_classes=num_classes, dtype=config["dtype"], remat=config["train"]["remat"], **settings)
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"--config.model: {error}") from error
+        raise UserError(f"{whose}: {error}") from error
 
 
 def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categories, dict]:
@@ -214,11 +214,16 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
         model |= known | settings
         rows = model.pop("num_classes")
         categories = categories or classes_of_rows(rows)
+        if len(categories.ids) != rows:
+            raise UserError(
+                f"config.json beside {source.path} names {len(categories.ids)} classes (id2label) but the class head "
+                f"has {rows}; correct it, or remove it"
+            )
         data = {"scales": [800], "max_size": 1333, "buckets": [list(bucket) for bucket in buckets.COCO], "threads": 8}
         config = {"model": model, "dtype": "float32", "train": {"remat": False}, "data": data}
     else:
         config = config | {"model": config["model"] | settings}
-    network = build_network(config, len(categories.ids))
+    network = build_network(config, len(categories.ids), f"{source.path} ({source.title})")
     for name, shape in network.shapes.items():
         if name not in source.arrays or source.arrays[name].shape != shape.shape:
             seen = f"has shape {source.arrays[name].shape}" if name in source.arrays else "is missing"

@@ -146,6 +146,8 @@ def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
             if (architecture.depths[:stages], architecture.bottleneck) == built
         ]
         num_queries, hidden_dim = shapes["query_positions"]
+        masks = "mask_head/conv1/kernel" in shapes  # over the features and the map of each head
+        heads = shapes["mask_head/conv1/kernel"][2] - hidden_dim if masks else max(hidden_dim // 32, 1)
         return {
             "num_classes": shapes["class_head/kernel"][1] - 1,
             "backbone": backbone,
@@ -157,14 +159,14 @@ def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:
             "position_embedding": "learned" if "positions/rows" in shapes else "sine",
             "position_temperature": 10000.0,
             "hidden_dim": hidden_dim,
-            "heads": max(hidden_dim // 32, 1),
+            "heads": heads,
             "encoder_layers": count("transformer/encoder/"),
             "decoder_layers": count("transformer/decoder/"),
             "feed_forward_dim": shapes["transformer/decoder/0/feed_forward/linear1/kernel"][1],
             "dropout": 0.1,
             "num_queries": num_queries,
             "pre_norm": "transformer/encoder_norm/scale" in shapes,
-            "masks": "mask_head/output/kernel" in shapes,
+            "masks": masks,
         }
     except (KeyError, ValueError) as error:
         raise ValueError(f"these arrays are no DETR of this project: {error} is missing or odd") from error

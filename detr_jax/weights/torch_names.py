@@ -202,15 +202,21 @@ def names_of(key: str, table: list[Row]) -> tuple[tuple[str, ...], str] | None:
 
 
 def to_here(tensors: Mapping[str, np.ndarray], table: list[Row]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Foreign tensors by the names they have here, and the keys that no row covers. Views where that is possible."""
+    """Foreign tensors by the names they have here, and the keys that no row covers. Views where that is possible.
+
+    Raises ValueError, which names the key, for a tensor with another number of axes than its row says.
+    """
     arrays, unknown = {}, []
     for key, tensor in tensors.items():
         names, transform = names_of(key, table) or ((), SAME)
         if not names:
             unknown.append(key)
             continue
-        for name, part in zip(names, np.split(tensor, len(names)), strict=True):
-            arrays[name] = _stored(part, transform)
+        try:
+            for name, part in zip(names, np.split(tensor, len(names)), strict=True):
+                arrays[name] = _stored(part, transform)
+        except (ValueError, IndexError) as error:  # too few axes to transpose, no thirds to split
+            raise ValueError(f"{key} has shape {tensor.shape}") from error
     return arrays, unknown
 
 

@@ -49,7 +49,7 @@ def write_official(output: Path, arrays: Arrays, masks: bool) -> None:
     table = torch_names.panoptic(torch_names.ORIGINAL) if masks else torch_names.ORIGINAL
     tensors = torch_names.to_there(arrays, table)
     with replacing(output) as path:
-        content = {key: torch.from_numpy(np.array(tensor)) for key, tensor in tensors.items()}
+        content = {key: torch.from_numpy(np.array(tensor, order="C")) for key, tensor in tensors.items()}
         torch.save({"model": content}, path)
 
 

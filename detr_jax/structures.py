@@ -59,7 +59,6 @@ class Predictions(NamedTuple):
 
     logits: Float[Array, "L B N K+1"]
     boxes: Float[Array, "L B N 4"]
-    masks: Float[Array, "B M h w"] | None = None  # logits at stride 4 of the queries they were asked for
 
 
 class Detections(NamedTuple):

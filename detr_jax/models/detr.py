@@ -96,12 +96,27 @@ class DETR(nnx.Module):
         images: UInt8[Array, "B H W 3"],
         sizes: Int[Array, "B 2"],
         dropout_key: jax.Array | None = None,
-        choose: Callable[[Predictions], Int[Array, "B M"]] | None = None,
     ) -> Predictions:
-        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key.
+        """Predictions for images whose real (height, width) is ``sizes``; dropout only with a key."""
+        return self._run(images, sizes, dropout_key)[0]
 
-        ``choose`` names the queries that get masks, seen their classes and boxes: the best ones, or the matched ones.
+    def with_masks(
+        self,
+        images: UInt8[Array, "B H W 3"],
+        sizes: Int[Array, "B 2"],
+        choose: Callable[[Predictions], Int[Array, "B M"]],
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[Predictions, Float[Array, "B M h w"]]:
+        """Predictions, and mask logits at stride 4 of the queries that ``choose`` names: the best, or the matched ones.
+
+        Needs a model with ``masks``.
         """
+        predictions, hidden, *context = self._run(images, sizes, dropout_key)
+        chosen = jnp.take_along_axis(hidden[-1], choose(predictions)[..., None], axis=1)
+        return predictions, self.mask_head(chosen, *context)
+
+    def _run(self, images, sizes, dropout_key):
+        """Predictions and what they come from: decoder outputs, memory, the encoder's input, the backbone's stages."""
         encoder_key, decoder_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         stages = self.backbone.stages(normalize(images, sizes, self.dtype), sizes)
         features, area = stages[-1]
@@ -117,11 +132,7 @@ class DETR(nnx.Module):
 
         logits = self.class_head(hidden).astype(jnp.float32)
         boxes = jax.nn.sigmoid(self.box_head(hidden).astype(jnp.float32))
-        predictions = Predictions(logits, boxes)
-        if choose is None:
-            return predictions
-        chosen = jnp.take_along_axis(hidden[-1], choose(predictions)[..., None], axis=1)
-        return predictions._replace(masks=self.mask_head(chosen, memory, tokens, stages))
+        return Predictions(logits, boxes), hidden, memory, tokens, stages
 
 
 def settings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict:

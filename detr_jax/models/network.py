@@ -23,7 +23,7 @@ class Network(NamedTuple):
       shapes: name -> shape and dtype of every array, trained or not.
       frozen: the names that are never trained.
       init: key -> every array, freshly initialised; meant to run under ``jax.jit``.
-      apply: (arrays, *inputs) -> the module's output.
+      apply: (arrays, *inputs) -> the module's output; ``method`` names another of its methods than ``__call__``.
     """
 
     shapes: dict[str, jax.ShapeDtypeStruct]
@@ -60,9 +60,9 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
         fresh = nnx.to_flat_state(nnx.state(make(Keys(key))))
         return {"/".join(map(str, path)): leaf[...] for path, leaf in fresh}
 
-    def apply(arrays: Arrays, *inputs):
+    def apply(arrays: Arrays, *inputs, method: str = "__call__"):
         filled = [(path, leaf.replace(arrays[name])) for name, (path, leaf) in leaves.items()]
-        return nnx.merge(graph, nnx.from_flat_state(filled))(*inputs)
+        return getattr(nnx.merge(graph, nnx.from_flat_state(filled)), method)(*inputs)
 
     return Network(
         shapes={name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, (_, leaf) in leaves.items()},

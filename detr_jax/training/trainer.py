@@ -72,8 +72,7 @@ def check_batch_size(batch_size: int, accum_steps: int, devices: int) -> None:
 
 def refuse_to_train_masks(network: Network, freeze: tuple[str, ...]) -> None:
     """Raises UserError unless a mask head, for which there is no loss yet, is frozen."""
-    trained, _ = network.partition(network.shapes, freeze)
-    if any(name.startswith("mask_head/") for name in trained):
+    if any(name.startswith("mask_head/") and not name.startswith(freeze) for name in network.shapes):
         raise UserError(
             "masks cannot be trained yet; add --config.freeze=\"('mask_head',)\" to train the boxes of this model alone"
         )

@@ -23,6 +23,8 @@ from detr_jax.structures import Categories, Detections
 from detr_jax.weights import pretrained
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Rows of the published class heads, and the tables whose ids number them (80: in order).
+COCO_ROWS = {80: [COCO_CATEGORIES], 91: [COCO_CATEGORIES], 250: [COCO_CATEGORIES, COCO_STUFF]}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -239,9 +241,15 @@ def classes_of_rows(rows: int) -> Categories:
     """
     if rows == len(COCO_CATEGORIES.ids):
         return COCO_CATEGORIES
-    tables = {91: [COCO_CATEGORIES], 250: [COCO_CATEGORIES, COCO_STUFF]}.get(rows, [])
-    names = {row: name for table in tables for row, name in zip(*table, strict=True)}
+    names = {row: name for table in COCO_ROWS.get(rows, []) for row, name in zip(*table, strict=True)}
     return Categories(tuple(range(rows)), tuple(names.get(row, f"class {row}") for row in range(rows)))
+
+
+def known_classes(source: pretrained.Source) -> Categories | None:
+    """The classes of a source: as it says, or as the number of its rows says when that is a published head's."""
+    head = source.arrays.get(pretrained.HEAD[1], np.zeros(1))
+    rows = head.size - 1  # the last one is no object
+    return source.categories or (classes_of_rows(rows) if rows in COCO_ROWS else None)
 
 
 def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detector:

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -355,6 +356,26 @@ def test_head_rows_of_classes_with_equal_names_are_reused(arrays, tmp_path):
     theirs = arrays["class_head/kernel"]
     np.testing.assert_array_equal(head, np.stack([theirs[:, 90], np.full(32, 7), theirs[:, 0], theirs[:, -1]], axis=1))
     assert report.partly == list(pretrained.HEAD) and not report.fresh
+
+
+@pytest.mark.parametrize("rows, row_of_dog", [(80, 16), (91, 18), (250, 18), (7, None)])
+def test_published_heads_are_known_by_their_rows(rows, row_of_dog, tmp_path):
+    """COCO's id of dog is 18, and it is the 17th of the 80 classes."""
+    random = np.random.default_rng(0)
+    head = {"class_head/kernel": random.normal(size=(4, rows + 1)), "class_head/bias": random.normal(size=rows + 1)}
+    source = pretrained.Source(tmp_path, "a test", head, [], {}, None, None, True)
+    source = source._replace(categories=detector.known_classes(source))
+    fresh = {"class_head/kernel": np.full((4, 3), 7.0), "class_head/bias": np.full(3, 7.0)}
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, np.float32) for name, array in fresh.items()}
+    categories = Categories((1, 2), ("dog", "unicorn"))
+    if row_of_dog is None:
+        with pytest.raises(UserError, match="nothing in"):
+            pretrained.fit(source, shapes, fresh, categories)
+        return
+    found, report = pretrained.fit(source, shapes, fresh, categories)
+    theirs = head["class_head/bias"]
+    np.testing.assert_array_equal(found["class_head/bias"], [theirs[row_of_dog], 7.0, theirs[-1]])
+    assert report.partly == list(pretrained.HEAD)
 
 
 def test_r50_gives_r101_its_transformer_and_heads(arrays, tmp_path):

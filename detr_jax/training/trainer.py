@@ -133,6 +133,7 @@ class Trainer:
             say(f"backbone weights from {weights} ({source.title}):\n{report}")
         if init_from:
             source = pretrained.read(init_from, "--config.init_from")
+            source = source._replace(categories=detector.known_classes(source))
             others, report = pretrained.fit(source, self.network.shapes, self._fresh_head(), self.categories)
             self.sources[init_from] = source.sha256
             say(f"weights from {init_from} ({source.title}):\n{report}")

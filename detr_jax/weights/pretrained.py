@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 
 from detr_jax.program import UserError
 from detr_jax.structures import Categories
@@ -71,6 +72,7 @@ def find(source: str | Path, flag: str) -> Path:
     parts = str(source).split("/")
     if path.exists() or len(parts) != 2 or not all(parts) or path.suffix in (".npz", ".pth", ".safetensors"):
         return path
+    hub_logging.set_verbosity_error()  # a page of retries would bury the sentence below
     try:
         for file in (foreign.HUGGINGFACE_CONFIG, foreign.HUGGINGFACE_WEIGHTS):
             found = huggingface_hub.hf_hub_download(str(source), file)

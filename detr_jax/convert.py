@@ -61,6 +61,7 @@ def huggingface_config(model: dict, categories: Categories, backbone: str) -> di
     native = {
         "model_type": "resnet", "embedding_size": model["backbone_width"], "hidden_sizes": widths,
         "depths": list(depths), "layer_type": "bottleneck" if bottleneck else "basic", "out_features": stages,
+        "downsample_in_bottleneck": model["stride_in_1x1"],
     }  # fmt: skip
     timm = {"use_timm_backbone": True, "backbone": model["backbone"], "backbone_config": None}
     own = {"use_timm_backbone": False, "backbone": None, "backbone_config": native}
@@ -88,10 +89,10 @@ def write_huggingface(output: Path, arrays: Arrays, categories: Categories, mode
         path.write_text(json.dumps(huggingface_config(model, categories, backbone), indent=1))
 
 
-def refuse_what_is_unknown_there(model: dict, to: str) -> None:
+def refuse_what_is_unknown_there(model: dict, to: str, backbone: str) -> None:
     """Raises UserError for a model that the other framework does not have."""
     only_here = {
-        "stride_in_1x1": model["stride_in_1x1"],
+        "stride_in_1x1": model["stride_in_1x1"] and (to, backbone) != ("huggingface", "native"),
         "norm": model["norm"] != "frozen_batch",
         "last_stage": model["last_stage"] != "layer4",
         "position_temperature": model["position_temperature"] != 10000,
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> None:
         if args.to == "jax":
             write_jax(output, source, arrays, categories, config)
         else:
-            refuse_what_is_unknown_there(model, args.to)
+            refuse_what_is_unknown_there(model, args.to, backbone)
             if args.to == "official":
                 write_official(output, arrays, model["masks"])
             else:

@@ -289,7 +289,7 @@ def test_what_other_frameworks_do_not_have_stays_here(tmp_path, parsed_flags):
     with Checkpoints(tmp_path / "ours" / "checkpoints", keep=1) as saved:
         saved.save(0, Stored(random_arrays(config, 2), {}, {}, info))
     with pytest.raises(UserError, match="stride_in_1x1"):
-        run_convert(source=tmp_path / "ours", output=tmp_path / "out", to="huggingface")
+        run_convert(source=tmp_path / "ours", output=tmp_path / "out", to="official")
     assert not (tmp_path / "out").exists()
 
 
@@ -299,6 +299,7 @@ def test_what_other_frameworks_do_not_have_stays_here(tmp_path, parsed_flags):
     ("strange", "neither a DETR nor a ResNet"), ("missing key", "is missing"), ("wrong shape", "has shape"),
     ("resnet", "not a detector"), ("nowhere", "does not exist"), ("onnx", "an ONNX model"), ("lfs", "Git LFS"),
     ("no axes", "bbox_embed.layers.1.weight has shape"), ("classes", "names 2 classes"), ("config", "not the config"),
+    ("gelu", "activation_function=gelu"), ("two heads", "decoder_attention_heads=2"),
 ])  # fmt: skip
 def test_wrong_files_are_named_and_nothing_is_written(arrays, kind, words, tmp_path, parsed_flags):
     path = tmp_path / "file.pth"
@@ -312,10 +313,13 @@ def test_wrong_files_are_named_and_nothing_is_written(arrays, kind, words, tmp_p
         save_file(tensors | {"bbox_embed.layers.1.weight": np.zeros((3, 32), np.float32)}, path)
     elif kind == "no axes":
         save_file(tensors | {"bbox_embed.layers.1.weight": np.zeros((), np.float32)}, path)
-    elif kind in ("classes", "config"):
+    elif kind in ("classes", "config", "gelu", "two heads"):
         write(path, torch_names.to_there(arrays, torch_names.HUGGINGFACE))
-        config = {"classes": '{"id2label": {"0": "a", "1": "b"}}', "config": "[1]"}
-        (tmp_path / "config.json").write_text(config[kind])
+        config = {
+            "classes": {"id2label": {"0": "a", "1": "b"}}, "config": [1], "gelu": {"activation_function": "gelu"},
+            "two heads": {"encoder_attention_heads": 1, "decoder_attention_heads": 2},
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(config[kind]))
     elif kind == "demo":
         save_file({"linear_class.weight": np.zeros(3), "query_pos": np.zeros(3), "conv.weight": np.zeros(3)}, path)
     elif kind == "strange":

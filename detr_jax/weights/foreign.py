@@ -222,7 +222,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | None]:
-    """What config.json beside the weights says and the shapes do not. Raises UserError when it is there but damaged."""
+    """What config.json beside the weights says and the shapes do not.
+
+    Raises UserError when it is damaged, or asks for what this DETR does not have.
+    """
     path = folder / HUGGINGFACE_CONFIG
     if not path.is_file():
         return {}, None
@@ -233,7 +236,11 @@ def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | 
             "dilation": bool(config.get("dilation") or backbone.get("output_stride") == 16),
             "heads": int(config.get("encoder_attention_heads", 8)),
             "dropout": float(config.get("dropout", 0.1)),
+            "stride_in_1x1": bool(backbone.get("downsample_in_bottleneck")),
         }
+        for key, ours in {"activation_function": "relu", "decoder_attention_heads": known["heads"]}.items():
+            if config.get(key, ours) != ours:
+                raise UserError(f"{path} asks for {key}={config[key]}, but this DETR has only {ours} there")
         labels = config.get("id2label")
         return known, {int(row): str(name) for row, name in labels.items()} if labels else None
     except (OSError, ValueError, TypeError, AttributeError) as error:

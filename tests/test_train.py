@@ -368,6 +368,18 @@ def test_two_processes_stop_together(programs, tmp_path):
 
 
 @pytest.mark.slow
+def test_boxes_of_a_mask_model_are_trained_from_a_box_checkpoint(programs, tmp_path):
+    freeze = "--config.freeze=('mask_head',)"
+    masks = (*LAYER4, "--config.model.masks=True", freeze, f"--config.init_from={programs.trained}")
+    done = programs.run("train", *programs.training(tmp_path / "run", *masks))
+    assert done.returncode == 0, done.stderr
+    assert "mask_head (32)" in done.stdout, done.stdout
+    first, last = (arrays(tmp_path / "run" / "checkpoints" / str(step)) for step in (3, 6))
+    changed = {name for name, array in first.items() if array.tobytes() != last[name].tobytes()}
+    assert not [name for name in changed if "mask_head" in name] and len(changed) > 100
+
+
+@pytest.mark.slow
 def test_bfloat16_is_finite(programs, tmp_path):
     continued(programs, tmp_path / "run", "--config.dtype=bfloat16")
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]

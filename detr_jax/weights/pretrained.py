@@ -1,6 +1,7 @@
 """Values to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +58,10 @@ class Report(NamedTuple):
         }  # fmt: skip
 
         def line(title, names):
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            # By part of the model, so that a mask head shows beside a backbone of hundreds of arrays.
+            parts = Counter("/".join(name.split("/")[: 2 if name.startswith("backbone/") else 1]) for name in names)
+            some = [f"{part} ({count})" if count > 1 else part for part, count in parts.items()]
+            some = ", ".join(some[:9]) + (", ..." if len(some) > 9 else "")
             return f"  {title:15} {len(names):4d} arrays" + (f": {some}" if title != "loaded" else "")
 
         return "\n".join(line(title, names) for title, names in rows.items() if names or title == "loaded")

@@ -105,6 +105,7 @@ def base() -> ConfigDict:
     config.model.layer_heads = False  # heads of its own for every decoder layer
     config.model.denoising = 0  # groups of noised objects that are decoded beside the queries in training
     config.model.class_scores = "softmax"  # with a no-object class, or 'sigmoid': focal loss, no such class
+    config.model.masks = False  # the mask head of the panoptic models; freeze it, its training is not there yet
 
     config.data = ConfigDict()
     config.data.name = "coco"  # as given to `dataset prepare`, or coco/2017 as prepared by tfds

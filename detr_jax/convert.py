@@ -15,51 +15,61 @@ from safetensors.numpy import save_file
 
 from detr_jax import detector, program
 from detr_jax.files import replacing
+from detr_jax.models import detr
 from detr_jax.models.resnet import ARCHITECTURES
 from detr_jax.program import UserError
 from detr_jax.structures import Categories
 from detr_jax.weights import foreign, pretrained, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
+from detr_jax.weights.pretrained import Source
+
+Arrays = dict[str, np.ndarray]
 
 TARGETS = ("jax", "official", "huggingface")
+NO_DILATION = (
+    "transformers' own ResNet has no dilation: after loading, set on its last stage stride 1 for the first block's "
+    "shortcut and 3x3 convolution, and dilation and padding 2 for the 3x3 convolutions of the others"
+)
 flags.DEFINE_string("source", None, "File, folder, workdir or hub name to read.", required=True)
 flags.DEFINE_string("output", None, "File or folder to write.", required=True)
 flags.DEFINE_enum("to", "jax", TARGETS, "What to write.")
 flags.DEFINE_bool("dilation", None, "Whether the model is a DC5 one, where the source does not tell.")
 
 
-def write_jax(output: Path, arrays: dict[str, np.ndarray], categories: Categories, config: dict) -> None:
-    """A checkpoint of step 0."""
+def write_jax(output: Path, source: Source, arrays: Arrays, categories: Categories, config: dict) -> None:
+    """A checkpoint of step 0, which remembers whose names its Hugging Face file had."""
     info = {"config": config, "categories": categories._asdict()}
+    info |= {pretrained.HUGGINGFACE_BACKBONE: source.huggingface_backbone} if source.huggingface_backbone else {}
     with Checkpoints(output / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, Stored(arrays, {}, {}, info))
 
 
-def write_official(output: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_official(output: Path, arrays: Arrays, masks: bool) -> None:
     """A file for ``model.load_state_dict(torch.load(file)["model"])`` of the original."""
     torch = foreign.pytorch(output)
-    tensors = torch_names.to_there(arrays, torch_names.ORIGINAL)
+    table = torch_names.panoptic(torch_names.ORIGINAL) if masks else torch_names.ORIGINAL
+    tensors = torch_names.to_there(arrays, table)
     with replacing(output) as path:
-        content = {key: torch.from_numpy(np.array(tensor)) for key, tensor in tensors.items()}
+        content = {key: torch.from_numpy(np.array(tensor, order="C")) for key, tensor in tensors.items()}
         torch.save({"model": content}, path)
 
 
-def huggingface_config(model: dict, categories: Categories) -> dict:
-    """``config.json`` of transformers' DETR. A dilated backbone exists there with timm only."""
+def huggingface_config(model: dict, categories: Categories, backbone: str) -> dict:
+    """``config.json`` of transformers' DETR, with its own ResNet (``backbone`` is 'native') or with timm's."""
     depths, bottleneck, _ = ARCHITECTURES[model["backbone"]]
     widths = [model["backbone_width"] * 2**stage * (4 if bottleneck else 1) for stage in range(4)]
-    if model["dilation"]:
-        backbone = {"use_timm_backbone": True, "backbone": model["backbone"], "dilation": True, "backbone_config": None}
-    else:
-        native = {
-            "model_type": "resnet", "embedding_size": model["backbone_width"], "hidden_sizes": widths,
-            "depths": list(depths), "layer_type": "bottleneck" if bottleneck else "basic", "out_features": ["stage4"],
-        }  # fmt: skip
-        backbone = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "dilation": False}
-        backbone["backbone_config"] = native
+    stages = [f"stage{stage}" for stage in range(1 if model["masks"] else 4, 5)]
+    native = {
+        "model_type": "resnet", "embedding_size": model["backbone_width"], "hidden_sizes": widths,
+        "depths": list(depths), "layer_type": "bottleneck" if bottleneck else "basic", "out_features": stages,
+        "downsample_in_bottleneck": model["stride_in_1x1"],
+    }  # fmt: skip
+    timm = {"use_timm_backbone": True, "backbone": model["backbone"], "backbone_config": None}
+    own = {"use_timm_backbone": False, "backbone": None, "backbone_config": native}
     names = {str(row): name for row, name in enumerate(categories.names)}
-    return backbone | {
-        "model_type": "detr", "architectures": ["DetrForObjectDetection"], "num_queries": model["num_queries"],
+    return (timm if backbone == "timm" else own) | {
+        "model_type": "detr", "architectures": [f"DetrFor{'Segmentation' if model['masks'] else 'ObjectDetection'}"],
+        "use_pretrained_backbone": False, "dilation": model["dilation"], "num_queries": model["num_queries"],
         "d_model": model["hidden_dim"], "encoder_layers": model["encoder_layers"],
         "decoder_layers": model["decoder_layers"], "encoder_ffn_dim": model["feed_forward_dim"],
         "decoder_ffn_dim": model["feed_forward_dim"], "encoder_attention_heads": model["heads"],
@@ -69,27 +79,27 @@ def huggingface_config(model: dict, categories: Categories) -> dict:
     }  # fmt: skip
 
 
-def write_huggingface(output: Path, arrays: dict[str, np.ndarray], categories: Categories, config: dict) -> None:
-    """A folder for ``DetrForObjectDetection.from_pretrained``."""
-    model = config["model"]
-    table = torch_names.HUGGINGFACE_TIMM if model["dilation"] else torch_names.HUGGINGFACE
-    tensors = torch_names.to_there(arrays, table)
+def write_huggingface(output: Path, arrays: Arrays, categories: Categories, model: dict, backbone: str) -> None:
+    """A folder for ``from_pretrained`` of transformers' ``DetrForObjectDetection`` or ``DetrForSegmentation``."""
+    table = foreign.HUGGINGFACE[backbone]
+    tensors = torch_names.to_there(arrays, torch_names.panoptic(table) if model["masks"] else table)
     output.mkdir(parents=True, exist_ok=True)
     with replacing(output / foreign.HUGGINGFACE_WEIGHTS) as path:
         save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, path, {"format": "pt"})
     with replacing(output / foreign.HUGGINGFACE_CONFIG) as path:
-        path.write_text(json.dumps(huggingface_config(model, categories), indent=1))
+        path.write_text(json.dumps(huggingface_config(model, categories, backbone), indent=1))
 
 
-def refuse_what_is_unknown_there(model: dict, to: str) -> None:
+def refuse_what_is_unknown_there(model: dict, to: str, backbone: str) -> None:
     """Raises UserError for a model that the other framework does not have."""
     only_here = {
         "backbone": ARCHITECTURES[model["backbone"]].small_stem,
-        "stride_in_1x1": model["stride_in_1x1"],
+        "stride_in_1x1": model["stride_in_1x1"] and (to, backbone) != ("huggingface", "native"),
         "norm": model["norm"] != "frozen_batch",
         "last_stage": model["last_stage"] != "layer4",
         "position_temperature": model["position_temperature"] != 10000,
         "pre_norm": model["pre_norm"] and to == "huggingface",
+        **{name: model[name] != off for name, off in detr.LATER.items() if name != "masks"},
     }
     for name, alone in only_here.items():
         if alone:
@@ -108,23 +118,28 @@ def main(argv: list[str]) -> None:
     arrays = {name: source.arrays[name] for name in network.shapes}
     extra = sorted(source.arrays.keys() - network.shapes.keys())
     report = pretrained.Report(sorted(arrays), [], [], [*source.unused, *extra])
+    model = config["model"]
+    # timm's ResNet can be dilated, transformers' own cannot; but a source comes back with the names that it had.
+    backbone = source.huggingface_backbone or ("timm" if model["dilation"] else "native")
     try:
         if args.to == "jax":
-            write_jax(output, arrays, categories, config)
+            write_jax(output, source, arrays, categories, config)
         else:
-            refuse_what_is_unknown_there(config["model"], args.to)
+            refuse_what_is_unknown_there(model, args.to, backbone)
             if args.to == "official":
-                write_official(output, arrays)
+                write_official(output, arrays, model["masks"])
             else:
-                write_huggingface(output, arrays, categories, config)
+                write_huggingface(output, arrays, categories, model, backbone)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
-    model = config["model"]
+    kind = f"{model['backbone']}{' DC5' if model['dilation'] else ''}{' with masks' if model['masks'] else ''}"
     print(
-        f"{source.path} is {source.title}: {model['backbone']}{' DC5' if model['dilation'] else ''}, "
+        f"{source.path} is {source.title}: {kind}, "
         f"{model['num_queries']} queries, {len(categories.ids)} classes\n{report}\nwritten to {output} ({args.to})"
     )
+    if args.to == "huggingface" and model["dilation"] and backbone == "native":
+        print(NO_DILATION)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 
 from detr_jax import drawing, sharding
 from detr_jax.data import augmentation, buckets
-from detr_jax.data.coco_json import COCO_CATEGORIES
+from detr_jax.data.coco_json import COCO_CATEGORIES, COCO_STUFF
 from detr_jax.data.decode import decode, image_size
 from detr_jax.data.pipeline import Pipeline, to_device
 from detr_jax.data.plan import EvalPlan
@@ -23,6 +23,8 @@ from detr_jax.structures import Categories, Detections
 from detr_jax.weights import pretrained
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Rows of the published class heads, and the tables whose ids number them (80: in order).
+COCO_ROWS = {80: [COCO_CATEGORIES], 91: [COCO_CATEGORIES], 250: [COCO_CATEGORIES, COCO_STUFF]}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -183,8 +185,8 @@ class Detector(NamedTuple):
         return [found[row] for row in range(len(paths))]
 
 
-def build_network(config: dict, num_classes: int) -> Network:
-    """The network of a run's settings.
+def build_network(config: dict, num_classes: int, whose: str = "--config.model") -> Network:
+    """The network of a run's settings, which ``whose`` names in errors.
 
     Raises UserError when the ``model`` group asks for something that does not exist or does not go together.
     """
@@ -194,7 +196,7 @@ def build_network(config: dict, num_classes: int) -> Network:
     try:
         return detr.network(num_classes=num_classes, dtype=config["dtype"], remat=config["train"]["remat"], **settings)
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"--config.model: {error}") from error
+        raise UserError(f"{whose}: {error}") from error
 
 
 def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categories, dict]:
@@ -206,7 +208,7 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
         raise UserError(f"{source.path} is {source.title}, not a detector; it can be --config.model.backbone_weights")
     config, categories = source.config, source.categories
     if config is not None:
-        config = config | {"model": detr.LATER | config["model"]}
+        config = config | {"model": detr.LATER | config["model"] | settings}
     else:
         try:
             model = detr.settings_of({name: array.shape for name, array in source.arrays.items()})
@@ -216,9 +218,14 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
         model |= known | settings
         rows = model.pop("num_classes")
         categories = categories or classes_of_rows(rows)
+        if len(categories.ids) != rows:
+            raise UserError(
+                f"config.json beside {source.path} names {len(categories.ids)} classes (id2label) but the class head "
+                f"has {rows}; correct it, or remove it"
+            )
         data = {"scales": [800], "max_size": 1333, "buckets": [list(bucket) for bucket in buckets.COCO], "threads": 8}
         config = {"model": model, "dtype": "float32", "train": {"remat": False}, "data": data}
-    network = build_network(config, len(categories.ids))
+    network = build_network(config, len(categories.ids), f"{source.path} ({source.title})")
     for name, shape in network.shapes.items():
         if name not in source.arrays or source.arrays[name].shape != shape.shape:
             seen = f"has shape {source.arrays[name].shape}" if name in source.arrays else "is missing"
@@ -229,13 +236,20 @@ def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categorie
 def classes_of_rows(rows: int) -> Categories:
     """The classes that the rows of a published class head stand for, by their number.
 
-    91 and 250 rows are indexed by COCO's own ids (the eleven that were never used have no name), 80 by its classes in
-    order; others are only numbered.
+    91 rows (boxes) and 250 (panoptic) are indexed by COCO's own ids, of which those never used have no name, 80 by its
+    classes in order; others are only numbered.
     """
     if rows == len(COCO_CATEGORIES.ids):
         return COCO_CATEGORIES
-    names = dict(zip(*COCO_CATEGORIES, strict=True)) if rows in (91, 250) else {}
+    names = {row: name for table in COCO_ROWS.get(rows, []) for row, name in zip(*table, strict=True)}
     return Categories(tuple(range(rows)), tuple(names.get(row, f"class {row}") for row in range(rows)))
+
+
+def known_classes(source: pretrained.Source) -> Categories | None:
+    """The classes of a source: as it says, or as the number of its rows says when that is a published head's."""
+    head = source.arrays.get(pretrained.HEAD[1], np.zeros(1))
+    rows = head.size - 1  # the last one is no object
+    return source.categories or (classes_of_rows(rows) if rows in COCO_ROWS else None)
 
 
 def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detector:

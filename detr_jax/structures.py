@@ -7,6 +7,7 @@ Axes, the same letters in every annotation, comment and einsum:
     h w  feature cells              F  width of the feed-forward layers
     S = h*w  encoder tokens         L  decoder layers
     N  object queries               T  target slots (padded)
+    M  queries that get masks
     K  classes
     C  logits: K+1 with a softmax (the last one is "no object"), K with sigmoids
     3  RGB;  4  a box: (cx, cy, w, h) in [0, 1] of the real image, unless the name says

@@ -22,6 +22,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 
 SMALL = peer.NARROW | {"hidden_dim": 32, "feed_forward_dim": 48}
 DETECTOR = SMALL | {"backbone_width": 4}
+MASKS = SMALL | {"backbone": "resnet18", "backbone_width": 4, "heads": 8, "num_queries": 6, "masks": True}
 TRAINING = SMALL | {"backbone": "resnet10"}
 SIZES = [[96, 131], [77, 128]]
 RATES = {"rest": 2e-4, "backbone": 2e-5}
@@ -63,6 +64,18 @@ def detector() -> None:
                 expected[f"{word}:{row}:{field}"] = values
     inputs = {f"image:{row}": image for row, image in enumerate(images)}
     write("detector", peer.PUBLISHED | DETECTOR | {"seed": 0}, **inputs, **weights, **expected)
+
+
+def masks() -> None:
+    """Mask logits of every query, for images of two sizes."""
+    built, weights = rounded(2, MASKS)
+    images = [peer.noise(row, 1, *size)[0] for row, size in enumerate(SIZES)]
+    expected = {f"image:{row}": image for row, image in enumerate(images)}
+    with torch.no_grad():
+        for row, image in enumerate(images):
+            whole = torch.ones((1, *image.shape[:2]), dtype=torch.long)
+            expected[f"{row}:masks"] = built.model(peer.pixels(image[None]), pixel_mask=whole).pred_masks[0].numpy()
+    write("masks", peer.PUBLISHED | MASKS | {"seed": 2}, **weights, **expected)
 
 
 def training() -> None:
@@ -116,5 +129,6 @@ def pixels_and_detections() -> None:
 
 if __name__ == "__main__":
     detector()
+    masks()
     training()
     pixels_and_detections()

@@ -168,7 +168,7 @@ def test_gradients_equal_finite_differences(name):
 
 
 def test_no_gradient_passes_from_layer_to_layer_through_the_anchors():
-    """The boxes of a layer start from those of the layer before as from constants; so does the first from the tokens."""
+    """A layer's boxes start from those of the layer before as from constants; so do the first from the tokens'."""
     net, arrays, _ = everything()
     head = "anchor_decoder/source/box_head/layers/2/bias"
 
@@ -199,10 +199,8 @@ def test_the_surest_tokens_are_selected():
         grid = position_encoding.grid(sizes, 3, 4, 8)
         found = select(anchors.Memory(tokens, tokens, valid, grid))
         logits = np.asarray(heads.classes(tokens))[0]
-        if scores == "softmax":
-            likely = 1 - np.asarray(jax.nn.softmax(logits))[:, -1]
-        else:
-            likely = logits.max(axis=-1)
+        no_object = np.asarray(jax.nn.softmax(logits))[:, -1]
+        likely = 1 - no_object if scores == "softmax" else logits.max(axis=-1)
         order = sorted(np.flatnonzero(valid[0]), key=lambda token: -likely[token])[:5]
         np.testing.assert_allclose(found.proposals.logits[0, 0], logits[order], atol=1e-5)
         row, column = np.divmod(order, 4)

@@ -47,24 +47,41 @@ def test_files_are_small_and_say_how_they_were_made():
         assert path.stat().st_size < 1e6
         recipe = json.loads(str(np.load(path)["recipe"]))
         assert recipe["made by"] == "scripts/make_golden.py" and recipe["torch"] and recipe["transformers"]
-    assert len(list(FOLDER.glob("*.npz"))) == 3
+    assert len(list(FOLDER.glob("*.npz"))) == 4
 
 
-@pytest.mark.parametrize("word", ["plain", "dilated"])
-def test_detector(word):
-    """Two images of different sizes in one canvas; each was alone where the numbers come from."""
-    golden = read("detector")
-    network = network_of(golden.settings, dilation=word == "dilated")
+def together(golden: Golden) -> tuple[np.ndarray, np.ndarray]:
+    """The two images of different sizes in one canvas, and their sizes; each was alone where the numbers come from."""
     images = [golden.values["image:0"], golden.values["image:1"]]
     canvas = np.zeros((2, 96, 160, 3), np.uint8)
     for row, image in enumerate(images):
         canvas[row, : image.shape[0], : image.shape[1]] = image
-    sizes = np.array([image.shape[:2] for image in images])
+    return canvas, np.array([image.shape[:2] for image in images])
+
+
+@pytest.mark.parametrize("word", ["plain", "dilated"])
+def test_detector(word):
+    golden = read("detector")
+    network = network_of(golden.settings, dilation=word == "dilated")
+    canvas, sizes = together(golden)
     predictions = jax.jit(network.apply)(golden.weights, canvas, sizes)
     for row in range(2):
         wanted = {field: golden.values[f"{word}:{row}:{field}"][:, 0] for field in ("logits", "boxes")}
         np.testing.assert_allclose(predictions.logits[:, row], wanted["logits"], rtol=0, atol=1e-4)
         np.testing.assert_allclose(predictions.boxes[:, row], wanted["boxes"], rtol=0, atol=1e-5)
+
+
+def test_masks():
+    golden = read("masks")
+    canvas, sizes = together(golden)
+    every = np.broadcast_to(np.arange(golden.settings["num_queries"]), (2, golden.settings["num_queries"]))
+    apply = partial(network_of(golden.settings).apply, method="with_masks")
+    _, masks = jax.jit(lambda arrays: apply(arrays, canvas, sizes, lambda _: every))(golden.weights)
+    for row in range(2):
+        wanted = golden.values[f"{row}:masks"]
+        assert wanted.std() > 0.1
+        found = masks[row, :, : wanted.shape[1], : wanted.shape[2]]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
 def test_training():

@@ -13,6 +13,7 @@ from flax import nnx
 from configs import detr as configs
 from detr_jax import detector, program
 from detr_jax.models import position_encoding, resnet, transformer
+from detr_jax.models.network import Keys
 from detr_jax.models.preprocess import MEAN, STD, normalize
 
 SMALL = dict(
@@ -434,6 +435,12 @@ CONSTANT = [
     (r"backbone/.*norm\d?/(scale|var)", 1.0),
     (r"backbone/.*norm\d?/(bias|mean)", 0.0),
 ]
+
+
+def test_keys_are_those_of_nnx():
+    ours, theirs = Keys(jax.random.key(5)), nnx.Rngs(params=jax.random.key(5))
+    for _ in range(3):
+        np.testing.assert_array_equal(jax.random.key_data(ours.params()), jax.random.key_data(theirs.params()))
 
 
 def test_initialisation_of_every_array():

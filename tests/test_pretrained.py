@@ -129,6 +129,16 @@ def test_every_array_has_exactly_one_row(name, bottleneck):
     assert any("conv3" in array for array in net.shapes) == bottleneck
 
 
+def test_every_key_of_a_folded_backbone_has_exactly_one_row(small):
+    net, arrays = small
+    keys, found = folded(arrays), set()
+    for key in keys:
+        rows = [row for row in torch_names.RESNET_FOLDED if torch_names.translate(key, row.key, "") is not None]
+        assert len(rows) == 1, key
+        found |= {torch_names.translate(key, rows[0].key, name) for name in rows[0].names}
+    assert found == {name for name in net.shapes if name.endswith(("/kernel", "/bias"))} and len(found) == len(keys)
+
+
 @pytest.mark.parametrize(
     "key", ["fc.weight", "layer1.0.bn1.num_batches_tracked", "xconv1.weight", "layer1.0.conv1xweight"]
 )

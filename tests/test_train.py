@@ -107,6 +107,7 @@ def prepare_without_objects(programs: Programs, name: str) -> None:
     builder.prepare(coco_folder.find_sources(root), programs.data, name)
 
 
+LAYER4 = ("--config.model.last_stage=layer4", "--config.model.heads=8")  # what a mask head stands on
 BAD_INPUT = {  # arguments -> words of the sentence
     "dataset": (["--config.data.name=nothing"], ["'nothing'", "tiny", "dataset prepare"]),
     "split": (["--config.data.train_split=test"], ["'test'", "train, val"]),
@@ -122,6 +123,12 @@ BAD_INPUT = {  # arguments -> words of the sentence
     "norm": (["--config.model.norm=batch"], ["batch", "group"]),
     "last stage": (["--config.model.last_stage=layer9"], ["layer9"]),
     "heads": (["--config.model.heads=5"], ["heads", "5", "32"]),
+    "masks": (
+        ["--config.model.masks=True", *LAYER4],
+        ["masks cannot be trained", "--config.freeze=\"('mask_head',)\""],
+    ),
+    "masks of a C4": (["--config.model.masks=True"], ["last_stage='layer4'", "layer3"]),
+    "heads of masks": (["--config.model.masks=True", *LAYER4, "--config.model.heads=4"], ["heads in eights"]),
     "positions": (["--config.model.position_embedding=fourier"], ["fourier", "sine"]),
     "dropout": (["--config.model.dropout=2.0"], ["dropout", "2.0"]),
     "dtype": (["--config.dtype=float17"], ["dtype", "float17"]),
@@ -358,6 +365,18 @@ def test_two_processes_stop_together(programs, tmp_path):
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.mark.slow
+def test_boxes_of_a_mask_model_are_trained_from_a_box_checkpoint(programs, tmp_path):
+    freeze = "--config.freeze=('mask_head',)"
+    masks = (*LAYER4, "--config.model.masks=True", freeze, f"--config.init_from={programs.trained}")
+    done = programs.run("train", *programs.training(tmp_path / "run", *masks))
+    assert done.returncode == 0, done.stderr
+    assert "mask_head (32)" in done.stdout, done.stdout
+    first, last = (arrays(tmp_path / "run" / "checkpoints" / str(step)) for step in (3, 6))
+    changed = {name for name, array in first.items() if array.tobytes() != last[name].tobytes()}
+    assert not [name for name in changed if "mask_head" in name] and len(changed) > 100
 
 
 @pytest.mark.slow

@@ -27,6 +27,21 @@ COCO_CATEGORIES = Categories(
     ids=tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)),
     names=tuple(name.strip() for name in _COCO_NAMES.split(",")),
 )
+_STUFF_NAMES = """
+banner, blanket, bridge, cardboard, counter, curtain, door-stuff, floor-wood, flower, fruit, gravel, house, light,
+mirror-stuff, net, pillow, platform, playingfield, railroad, river, road, roof, sand, sea, shelf, snow, stairs, tent,
+towel, wall-brick, wall-stone, wall-tile, wall-wood, water-other, window-blind, window-other, tree-merged, fence-merged,
+ceiling-merged, sky-other-merged, cabinet-merged, table-merged, floor-other-merged, pavement-merged, mountain-merged,
+grass-merged, dirt-merged, paper-merged, food-other-merged, building-other-merged, rock-merged, wall-other-merged,
+rug-merged"""
+# What COCO panoptic has beside the 80 classes, by the ids of its official file.
+COCO_STUFF = Categories(
+    ids=(
+        92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154,
+        155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201),
+    ),
+    names=tuple(name.strip() for name in _STUFF_NAMES.split(",")),
+)  # fmt: skip
 WANTED = "give a COCO instances file, an object with images, annotations (with bbox) and categories"
 
 

@@ -155,10 +155,10 @@ class AnchorDecoder(nnx.Module):
         memory: Memory,
         noised: Noised | None,
         dropout_key: jax.Array | None,
-    ) -> Outputs:
-        """Logits and boxes after every layer; ``noised`` objects are decoded beside the object queries.
+    ) -> tuple[Outputs, Float[Array, "B N D"]]:
+        """Logits and boxes after every layer, and the last hidden states of the queries.
 
-        ``heads`` is one pair for all layers, or one for each.
+        ``noised`` objects are decoded beside the object queries; ``heads`` is one pair for all layers, or one for each.
         """
         contents, references, proposals = self.source(memory)
         batch, count = memory.tokens.shape[0], self.contents.shape[0]
@@ -176,7 +176,8 @@ class AnchorDecoder(nnx.Module):
             features = sines(anchors * (2 * jnp.pi), x.shape[-1] // 2, self.temperature)  # [B N 4 D/2]
             positions = self.positions(features.reshape(*x.shape[:2], -1).astype(self.dtype))
             x = transformer.run(layer, x, positions, memory, key, bias, anchors)
-            layer_logits, moved = head(transformer.decoder_norm(x))
+            hidden = transformer.decoder_norm(x)
+            layer_logits, moved = head(hidden)
             moved = references + moved
             logits.append(layer_logits)
             boxes.append(jax.nn.sigmoid(moved))
@@ -185,4 +186,4 @@ class AnchorDecoder(nnx.Module):
         logits, boxes = jnp.stack(logits), jnp.stack(boxes)
         first = x.shape[1] - count
         denoised = None if noised is None else Predictions(logits[:, :, :first], boxes[:, :, :first])
-        return Outputs(logits[:, :, first:], boxes[:, :, first:], proposals, denoised)
+        return Outputs(logits[:, :, first:], boxes[:, :, first:], proposals, denoised), hidden[:, first:]

@@ -5,6 +5,7 @@ feature map beside it; ``keep`` zeroes everything outside before each convolutio
 which is exactly the zero padding that the image alone would see. So padding is inert: the canvas does not matter.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from detr_jax.structures import Array
 
-GROUPS = 8  # of the group norm
+GROUPS = 8  # of the group norm, where there are as many channels
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -68,6 +69,21 @@ def keep(x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B
     return x * valid_cells(area, x.shape[1], x.shape[2])[..., None].astype(x.dtype)
 
 
+def convolve(
+    x: Float[Array, "B h w C"], kernel: Float[Array, "k k C C2"], stride: int = 1, dilation: int = 1
+) -> Float[Array, "B h2 w2 C2"]:
+    """A convolution padded symmetrically with zeros."""
+    margin = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(margin, margin)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
 class Conv(nnx.Module):
     """A convolution without bias, padded symmetrically (Flax's 'SAME' shifts stride-2 windows on even sizes)."""
 
@@ -83,19 +99,9 @@ class Conv(nnx.Module):
         if size == 1:  # as a matrix product: XLA's CPU weight gradient of a 1x1 convolution is 2 to 7 times slower
             return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
         if self.is_trained_stem:
-            return lax.platform_dependent(x, kernel, cpu=self._of_patches, default=self._convolved)
-        return self._convolved(x, kernel)
-
-    def _convolved(self, x, kernel):
-        margin = self.dilation * (kernel.shape[0] // 2)
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=[(margin, margin)] * 2,
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+            native = partial(convolve, stride=self.stride)
+            return lax.platform_dependent(x, kernel, cpu=self._of_patches, default=native)
+        return convolve(x, kernel, self.stride, self.dilation)
 
     def _of_patches(self, x, kernel):
         """The same without dilation, as a matrix product: XLA's CPU weight gradient of the stem is 8 times slower."""
@@ -137,7 +143,7 @@ class FrozenBatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Group norm over the real image only, in float32; for backbones trained from scratch (Wu & He 2018)."""
+    """Group norm over the real image only, in float32 (Wu & He 2018): mask heads, backbones trained from scratch."""
 
     def __init__(self, channels: int):
         self.scale = nnx.Param(jnp.ones(channels))
@@ -145,14 +151,15 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
         batch, h, w, channels = x.shape
+        groups = min(GROUPS, channels)
         # Sums over cells first and over the channels of a group last: twice as fast as a five-dimensional reduction.
         cells = x.astype(jnp.float32).reshape(batch, h * w, channels)
         valid = valid_cells(area, h, w).reshape(batch, h * w, 1)
-        count = jnp.maximum(jnp.sum(valid, axis=1) * (channels // GROUPS), 1)  # [B 1]
+        count = jnp.maximum(jnp.sum(valid, axis=1) * (channels // groups), 1)  # [B 1]
 
         def mean_of_group(values):  # [B S C] -> [B 1 C]
-            sums = jnp.sum(values, axis=1, where=valid).reshape(batch, GROUPS, -1).sum(axis=-1)
-            return jnp.repeat(sums / count, channels // GROUPS, axis=1)[:, None]
+            sums = jnp.sum(values, axis=1, where=valid).reshape(batch, groups, -1).sum(axis=-1)
+            return jnp.repeat(sums / count, channels // groups, axis=1)[:, None]
 
         centered = cells - mean_of_group(cells)
         normal = (centered * lax.rsqrt(mean_of_group(jnp.square(centered)) + 1e-5)).reshape(x.shape)

@@ -16,6 +16,7 @@ from detr_jax.data.buckets import Bucket, of_rows, with_room
 from detr_jax.data.pipeline import PIXELS, Pictures
 from detr_jax.data.plan import TrainPlan
 from detr_jax.data.split import Split
+from detr_jax.models.network import Network
 from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import optimizer, step
@@ -76,6 +77,14 @@ def check_batch_size(batch_size: int, accum_steps: int, devices: int) -> None:
         )
 
 
+def refuse_to_train_masks(network: Network, freeze: tuple[str, ...]) -> None:
+    """Raises UserError unless a mask head, for which there is no loss yet, is frozen."""
+    if any(name.startswith("mask_head/") and not name.startswith(freeze) for name in network.shapes):
+        raise UserError(
+            "masks cannot be trained yet; add --config.freeze=\"('mask_head',)\" to train the boxes of this model alone"
+        )
+
+
 class Trainer:
     """The training step of a run, compiled once per canvas, and the ways to make, store and restore its state."""
 
@@ -90,6 +99,7 @@ class Trainer:
         self.total_steps = train["steps"] or train["epochs"] * self.steps_per_epoch
 
         self.network = detector.build_network(config, len(self.categories.ids))
+        refuse_to_train_masks(self.network, tuple(config["freeze"]))
         try:
             drop_step = optim["drop_epoch"] * self.steps_per_epoch
             self.rate_factor = optimizer.schedule(optim["schedule"], self.total_steps, drop_step, optim["warmup_steps"])
@@ -133,6 +143,7 @@ class Trainer:
             say(f"backbone weights from {weights} ({source.title}):\n{report}")
         if init_from:
             source = pretrained.read(init_from, "--config.init_from")
+            source = source._replace(categories=detector.known_classes(source))
             others, report = pretrained.fit(source, self.network.shapes, self._fresh_head(), self.categories)
             self.sources[init_from] = source.sha256
             say(f"weights from {init_from} ({source.title}):\n{report}")

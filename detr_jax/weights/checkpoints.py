@@ -239,7 +239,7 @@ def read_arrays(folder: Path, item: str, like: Any) -> Any:
 
 def shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every array of an item, without reading it."""
-    metadata = ocp.StandardCheckpointer().metadata(folder.absolute() / item).item_metadata
+    metadata = ocp.StandardCheckpointHandler().metadata(folder.absolute() / item)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in dict(metadata).items()}
 
 

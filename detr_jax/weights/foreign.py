@@ -4,6 +4,7 @@
 .pth                  read by PyTorch's weights-only loader, which never runs code from the file
 """
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -35,37 +36,46 @@ class Layout(NamedTuple):
     sign: str  # a key that only this layout has
     table: list[Row]
     is_detector: bool = True
+    huggingface_backbone: str | None = None  # whose names a Hugging Face file has for the backbone
 
 
+# Hugging Face's two key layouts: transformers' own ResNet, or timm's.
+HUGGINGFACE = {"native": torch_names.HUGGINGFACE, "timm": torch_names.HUGGINGFACE_TIMM}
+_STEM = {"native": "embedder.embedder.convolution.weight", "timm": "conv1.weight"}
 LAYOUTS = [
     Layout("a DETR of the original", "backbone.0.body.conv1.weight", torch_names.ORIGINAL),
     Layout(
         "a DETR of the original inside a mask model",
         "detr.backbone.0.body.conv1.weight",
-        torch_names.prefixed("detr.", torch_names.ORIGINAL),
+        torch_names.panoptic(torch_names.ORIGINAL),
     ),
     Layout("a DETR of Detectron2", "detr.backbone.0.backbone.stem.conv1.weight", torch_names.DETECTRON2),
     Layout(
-        "a Hugging Face DETR", "model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
-        torch_names.HUGGINGFACE,
+        "a DETR of Detectron2 inside a mask model",
+        "detr.detr.backbone.0.backbone.stem.conv1.weight",
+        torch_names.DETECTRON2_PANOPTIC,
     ),
-    Layout(
-        "a Hugging Face DETR with a timm backbone", "model.backbone.conv_encoder.model.conv1.weight",
-        torch_names.HUGGINGFACE_TIMM,
+    *(
+        Layout(
+            f"a Hugging Face DETR with a {backbone} backbone",
+            f"model.backbone.conv_encoder.model.{_STEM[backbone]}",
+            table,
+            huggingface_backbone=backbone,
+        )
+        for backbone, table in HUGGINGFACE.items()
     ),
-    Layout(
-        "a Hugging Face DETR inside a mask model",
-        "detr.model.backbone.conv_encoder.model.embedder.embedder.convolution.weight",
-        torch_names.prefixed("detr.", torch_names.HUGGINGFACE),
-    ),
-    Layout(
-        "a Hugging Face DETR with a timm backbone inside a mask model",
-        "detr.model.backbone.conv_encoder.model.conv1.weight",
-        torch_names.prefixed("detr.", torch_names.HUGGINGFACE_TIMM),
+    *(
+        Layout(
+            f"a Hugging Face DETR with a {backbone} backbone inside a mask model",
+            f"detr.model.backbone.conv_encoder.model.{_STEM[backbone]}",
+            torch_names.panoptic(table),
+            huggingface_backbone=backbone,
+        )
+        for backbone, table in HUGGINGFACE.items()
     ),
     Layout("a ResNet", "layer1.0.bn1.weight", torch_names.RESNET, is_detector=False),
     Layout("a ResNet with folded batch norm", "layer1.0.conv1.bias", torch_names.RESNET_FOLDED, is_detector=False),
-]  # fmt: skip
+]
 
 # What other files look like, by keys that give them away.
 STRANGERS = {
@@ -100,14 +110,9 @@ def read(path: str | Path) -> Foreign:
     layout = recognise(tensors, file)
     try:
         arrays, unused = torch_names.to_here(tensors, layout.table)
-    except (
-        ValueError,
-        IndexError,
-    ) as error:  # transposing a tensor with too few axes, splitting one that has no thirds
-        raise UserError(
-            f"{file} looks like {layout.title} but one of its tensors has a wrong shape: {error}"
-        ) from error
-    settings, classes = _huggingface_config(file.parent) if "Hugging Face" in layout.title else ({}, None)
+    except ValueError as error:
+        raise UserError(f"{file} looks like {layout.title}, but {error}, which does not fit there") from error
+    settings, classes = _huggingface_config(file.parent) if layout.huggingface_backbone else ({}, None)
     return Foreign(layout, arrays, unused, known | settings, classes)
 
 
@@ -119,9 +124,9 @@ def recognise(keys, path: Path) -> Layout:
     for title, signs in STRANGERS.items():
         if all(sign in keys for sign in signs):
             raise UserError(f"{path} looks like {title}; it cannot be loaded as a DETR")
-    some = ", ".join(list(keys)[:3])
+    some = f" ({', '.join(list(keys)[:3])}, ...)" if keys else ""
     raise UserError(
-        f"{path} holds {len(keys)} tensors ({some}, ...) but neither a DETR nor a ResNet; pass a checkpoint of the "
+        f"{path} holds {len(keys)} tensors{some} but neither a DETR nor a ResNet; pass a checkpoint of the "
         "original, Detectron2, Hugging Face or torchvision"
     )
 
@@ -143,7 +148,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "empty" if not start
         else "a web page: the download went wrong" if lowered.startswith((b"<!doctype", b"<html", b"<?xml"))
         else "a truncated archive" if start[:2] == b"PK"
-        else "an ONNX model" if start[:1] == b"\x08" and b"onnx" in path.read_bytes()[:4096].lower() + start
+        else "an ONNX model" if start[:1] == b"\x08" and start[2:3] in (b"\x12", b":")  # its version, then its producer
+        else "a pointer to a file that Git LFS has not fetched" if start.startswith(b"version https://git-lfs")
         else "a pickle" if start[:1] == b"\x80"
         else "no file with weights"
     )  # fmt: skip
@@ -178,39 +184,64 @@ def pytorch(path: Path):
 def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     torch = pytorch(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds Python objects beside tensors, and nothing is unpickled here; save only its state_dict, or "
-            "convert it to safetensors where you trust it"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole PyTorch file ({str(error).splitlines()[0]}); get it again") from error
+        # The original keeps its command line, an argparse.Namespace, beside the weights; it only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make the loader stumble anywhere
+        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
+            raise UserError(
+                f"{path} holds Python objects beside tensors, and nothing is unpickled here; save only its state_dict, "
+                "or convert it to safetensors where you trust it"
+            ) from error
+        raise UserError(f"{path} is not a whole PyTorch file ({_first_line(error)}); get it again") from error
     args = content.get("args") if isinstance(content, dict) else None
     for inner in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(inner), dict):
             content = content[inner]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path} is a PyTorch file but holds no table of tensors; save the model's state_dict")
+    try:
+        tensors = {key: tensor.detach().to(torch.float32).numpy() for key, tensor in content.items()}
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{path} is a PyTorch file but holds other things than plain tensors ({_first_line(error)}); save the "
+            "model's state_dict"
+        ) from error
     known = {}
-    if isinstance(args, dict):
-        known = {"dilation": bool(args.get("dilation", False)), "heads": int(args.get("nheads", 8))}
+    if isinstance(args, argparse.Namespace):
+        known = {"dilation": bool(getattr(args, "dilation", False)), "heads": int(getattr(args, "nheads", 8))}
     elif hashlib.sha256(path.read_bytes()).hexdigest().startswith(RELEASED_DC5):
         known = {"dilation": True}
-    return {key: tensor.float().numpy() for key, tensor in content.items()}, known
+    return tensors, known
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch then advises to run whatever is in the file
+        return "its pickle is damaged"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | None]:
-    """What config.json beside the weights says and the shapes do not."""
-    try:
-        config = json.loads((folder / HUGGINGFACE_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """What config.json beside the weights says and the shapes do not.
+
+    Raises UserError when it is damaged, or asks for what this DETR does not have.
+    """
+    path = folder / HUGGINGFACE_CONFIG
+    if not path.is_file():
         return {}, None
-    backbone = config.get("backbone_config") or {}
-    known = {
-        "dilation": bool(config.get("dilation") or backbone.get("output_stride") == 16),
-        "heads": int(config.get("encoder_attention_heads", 8)),
-        "dropout": float(config.get("dropout", 0.1)),
-    }
-    labels = config.get("id2label")
-    return known, {int(row): str(name) for row, name in labels.items()} if labels else None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        backbone = config.get("backbone_config") or {}
+        known = {
+            "dilation": bool(config.get("dilation") or backbone.get("output_stride") == 16),
+            "heads": int(config.get("encoder_attention_heads", 8)),
+            "dropout": float(config.get("dropout", 0.1)),
+            "stride_in_1x1": bool(backbone.get("downsample_in_bottleneck")),
+        }
+        for key, ours in {"activation_function": "relu", "decoder_attention_heads": known["heads"]}.items():
+            if config.get(key, ours) != ours:
+                raise UserError(f"{path} asks for {key}={config[key]}, but this DETR has only {ours} there")
+        labels = config.get("id2label")
+        return known, {int(row): str(name) for row, name in labels.items()} if labels else None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not the config.json of a DETR ({error}); get it again, or remove it") from error

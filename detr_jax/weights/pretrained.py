@@ -1,6 +1,7 @@
 """Values to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging as hub_logging
 
 from detr_jax.program import UserError
 from detr_jax.structures import Categories
@@ -19,6 +21,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 FOLDED_VAR = 1.0 - 1e-5
 UNIT_NORM = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
 HEAD = ("class_head/kernel", "class_head/bias")
+HUGGINGFACE_BACKBONE = "huggingface_backbone"  # in the info of a converted checkpoint
 
 
 class Source(NamedTuple):
@@ -32,6 +35,7 @@ class Source(NamedTuple):
     config: dict | None  # of the run, if it is a checkpoint of this project
     categories: Categories | None  # rows of the class head, if the source says
     is_detector: bool
+    huggingface_backbone: str | None = None  # whose names the Hugging Face file had that this is, or was made from
 
     @property
     def sha256(self) -> str:
@@ -54,7 +58,10 @@ class Report(NamedTuple):
         }  # fmt: skip
 
         def line(title, names):
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            # By part of the model, so that a mask head shows beside a backbone of hundreds of arrays.
+            parts = Counter("/".join(name.split("/")[: 2 if name.startswith("backbone/") else 1]) for name in names)
+            some = [f"{part} ({count})" if count > 1 else part for part, count in parts.items()]
+            some = ", ".join(some[:9]) + (", ..." if len(some) > 9 else "")
             return f"  {title:15} {len(names):4d} arrays" + (f": {some}" if title != "loaded" else "")
 
         return "\n".join(line(title, names) for title, names in rows.items() if names or title == "loaded")
@@ -69,6 +76,7 @@ def find(source: str | Path, flag: str) -> Path:
     parts = str(source).split("/")
     if path.exists() or len(parts) != 2 or not all(parts) or path.suffix in (".npz", ".pth", ".safetensors"):
         return path
+    hub_logging.set_verbosity_error()  # a page of retries would bury the sentence below
     try:
         for file in (foreign.HUGGINGFACE_CONFIG, foreign.HUGGINGFACE_WEIGHTS):
             found = huggingface_hub.hf_hub_download(str(source), file)
@@ -103,6 +111,7 @@ def read(source: str | Path, flag: str = "--checkpoint") -> Source:
         None,
         categories,
         found.layout.is_detector,
+        found.layout.huggingface_backbone,
     )
 
 
@@ -113,7 +122,8 @@ def _read_own(folder: Path) -> Source:
         arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.shapes(folder, "averaged"))
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     categories = Categories(*(tuple(column) for column in info["categories"].values()))
-    return Source(folder, "a checkpoint of detr_jax", arrays, [], {}, info["config"], categories, True)
+    backbone = info.get(HUGGINGFACE_BACKBONE)
+    return Source(folder, "a checkpoint of detr_jax", arrays, [], {}, info["config"], categories, True, backbone)
 
 
 def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:

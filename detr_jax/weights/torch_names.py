@@ -158,8 +158,25 @@ _HUGGINGFACE_BUT_BACKBONE = [
     Row("model.position_embedding.column_embeddings.weight", ("positions/columns",)),
 ]
 
+_MASK_HEAD = [  # called alike everywhere, outside the prefix of the detector that it stands on
+    *_pair("bbox_attention.q_linear", "mask_head/attention/query"),
+    *_pair("bbox_attention.k_linear", "mask_head/attention/key"),
+    *_pair("mask_head.lay{}", "mask_head/conv{}", CONV),
+    *_layer_norm("mask_head.gn{}", "mask_head/norm{}"),
+    *_pair("mask_head.adapter{}", "mask_head/adapter{}", POINTWISE),
+    *_pair("mask_head.out_lay", "mask_head/output", CONV),
+]
+
+
+def panoptic(detector: list[Row]) -> list[Row]:
+    """The table of a mask model, in which a detector of table ``detector`` is a part."""
+    return prefixed("detr.", detector) + _MASK_HEAD
+
+
 ORIGINAL = prefixed("backbone.0.body.", RESNET) + _ORIGINAL_BUT_BACKBONE
-DETECTRON2 = prefixed("detr.", prefixed("backbone.0.backbone.", _RESNET_D2) + _ORIGINAL_BUT_BACKBONE)
+_DETECTRON2 = prefixed("backbone.0.backbone.", _RESNET_D2) + _ORIGINAL_BUT_BACKBONE
+DETECTRON2 = prefixed("detr.", _DETECTRON2)
+DETECTRON2_PANOPTIC = prefixed("detr.", panoptic(_DETECTRON2))
 HUGGINGFACE_TIMM = prefixed("model.backbone.conv_encoder.model.", RESNET) + _HUGGINGFACE_BUT_BACKBONE
 HUGGINGFACE = prefixed("model.backbone.conv_encoder.model.", _RESNET_NATIVE) + _HUGGINGFACE_BUT_BACKBONE
 
@@ -185,15 +202,21 @@ def names_of(key: str, table: list[Row]) -> tuple[tuple[str, ...], str] | None:
 
 
 def to_here(tensors: Mapping[str, np.ndarray], table: list[Row]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Foreign tensors by the names they have here, and the keys that no row covers. Views where that is possible."""
+    """Foreign tensors by the names they have here, and the keys that no row covers. Views where that is possible.
+
+    Raises ValueError, which names the key, for a tensor with another number of axes than its row says.
+    """
     arrays, unknown = {}, []
     for key, tensor in tensors.items():
         names, transform = names_of(key, table) or ((), SAME)
         if not names:
             unknown.append(key)
             continue
-        for name, part in zip(names, np.split(tensor, len(names)), strict=True):
-            arrays[name] = _stored(part, transform)
+        try:
+            for name, part in zip(names, np.split(tensor, len(names)), strict=True):
+                arrays[name] = _stored(part, transform)
+        except (ValueError, IndexError) as error:  # too few axes to transpose, no thirds to split
+            raise ValueError(f"{key} has shape {tensor.shape}") from error
     return arrays, unknown
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import jax
 import numpy as np
 import torch
-from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, ResNetConfig
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
@@ -26,7 +26,7 @@ PUBLISHED = {
     "num_classes": 91, "backbone": "resnet50", "backbone_width": 64, "last_stage": "layer4", "dilation": False,
     "stride_in_1x1": False, "norm": "frozen_batch", "position_embedding": "sine", "position_temperature": 10000.0,
     "hidden_dim": 256, "heads": 8, "encoder_layers": 6, "decoder_layers": 6, "feed_forward_dim": 2048, "dropout": 0.0,
-    "num_queries": 100, "pre_norm": False,
+    "num_queries": 100, "pre_norm": False, "masks": False,
 }  # fmt: skip
 # Bottlenecks, every kind of layer, and yet small: what can be trained for twenty steps, or stored in a golden file.
 NARROW = {
@@ -38,7 +38,7 @@ NARROW = {
 class Peer(NamedTuple):
     """The same detector twice."""
 
-    model: DetrForObjectDetection
+    model: DetrForObjectDetection | DetrForSegmentation
     network: Network
     arrays: dict[str, np.ndarray]
 
@@ -56,14 +56,14 @@ def build(seed: int = 0, **changes) -> Peer:
     settings = PUBLISHED | changes
     depths, bottleneck, _ = ARCHITECTURES[settings["backbone"]]
     backbone = ResNetConfig(
-        out_features=["stage4"],
+        out_features=[f"stage{stage}" for stage in range(1 if settings["masks"] else 4, 5)],
         depths=list(depths),
         layer_type="bottleneck" if bottleneck else "basic",
         embedding_size=settings["backbone_width"],
         hidden_sizes=[settings["backbone_width"] * 2**stage * (4 if bottleneck else 1) for stage in range(4)],
         downsample_in_bottleneck=settings["stride_in_1x1"],
     )
-    model = DetrForObjectDetection(
+    model = (DetrForSegmentation if settings["masks"] else DetrForObjectDetection)(
         DetrConfig(
             backbone_config=backbone,
             num_labels=settings["num_classes"],
@@ -80,9 +80,10 @@ def build(seed: int = 0, **changes) -> Peer:
         )
     )
     randomise(model, seed)
+    detector = model.detr if settings["masks"] else model
     if settings["dilation"]:
-        dilate(model)
-    freeze(model)
+        dilate(detector)
+    freeze(detector)
     network = detr.network(**settings)
     arrays = to_here(model, model.state_dict())
     assert arrays.keys() == network.shapes.keys(), sorted(arrays.keys() ^ network.shapes.keys())
@@ -132,11 +133,13 @@ def freeze(model: DetrForObjectDetection) -> None:
         parameter.requires_grad_(any(f"stages.{stage}." in name for stage in (1, 2, 3)))
 
 
-def to_here(model: DetrForObjectDetection, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+def to_here(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Tensors by the live model's names -> arrays by ours, through the names that ``save_pretrained`` writes."""
     saved = revert_weight_conversion(model, {name: tensor.detach() for name, tensor in tensors.items()})
+    masks = isinstance(model, DetrForSegmentation)
+    table = torch_names.panoptic(torch_names.HUGGINGFACE) if masks else torch_names.HUGGINGFACE
     arrays, unknown = torch_names.to_here(
-        {name: tensor.numpy() for name, tensor in saved.items() if tensor.ndim}, torch_names.HUGGINGFACE
+        {name: tensor.numpy() for name, tensor in saved.items() if tensor.ndim}, table
     )
     assert not unknown, unknown
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}

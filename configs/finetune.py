@@ -4,8 +4,8 @@
         --config.data.name=cells --config.data.dir=data --config.model.backbone_weights=resnet18.npz
 
 Words: r18_c4 (a few hundred photos on a CPU: ResNet-18 up to layer3, of which layer3 is trained and the features below
-are computed once; 15 minutes on two cores), r50_c4 (a GPU: ResNet-50 up to layer3, augmentation on). Both are the
-fast detector: queries selected from the encoder's tokens, anchors, focal loss. docs/finetune.md tells more.
+are computed once; 15 minutes on two cores), r50_c4 (a GPU: ResNet-50 up to layer3, augmentation on; not run yet),
+overfit (after one of them: learns the training images by heart). All are the fast detector of configs/detr.py.
 """
 
 import sys
@@ -38,10 +38,43 @@ WORDS = {
         "optim.schedule": "cosine",
         "optim.warmup_steps": 60,
         "train.batch_size": 4,
-        "train.steps": 1600,
+        "train.steps": 1200,
         "train.cache_features": "layer2",
         "train.checkpoint_every": 400,
         "train.eval_every": 400,
+    },
+    "r50_c4": {
+        "model.last_stage": "layer3",
+        "model.encoder_layers": 3,
+        "model.decoder_layers": 4,
+        "model.dropout": 0.0,
+        "model.feed_forward_dim": 1024,
+        "data.scales": (384, 416, 448, 480, 512),
+        "data.max_size": 704,
+        "data.crop_scales": (384, 448, 512),
+        "data.crop_min": 288,
+        "data.crop_max": 512,
+        "data.buckets": ((512, 704, 100), (704, 512, 100)),
+        "optim.lr": 2e-4,
+        "optim.lr_backbone": 4e-5,
+        "optim.clip_norm": 0.5,
+        "optim.schedule": "cosine",
+        "optim.warmup_steps": 100,
+        "train.batch_size": 8,
+        "train.steps": 3000,
+        "train.checkpoint_every": 500,
+        "train.eval_every": 500,
+    },
+    "overfit": {  # after another word: the training images by heart, to see that a model can learn them at all
+        "data.val_split": "train",
+        "data.flip": 0.0,
+        "data.crop": 0.0,
+        "optim.lr": 5e-4,
+        "optim.lr_backbone": 2e-4,
+        "model.num_queries": 100,
+        "train.steps": 1800,
+        "train.eval_every": 600,
+        "train.checkpoint_every": 600,
     },
 }
 

@@ -145,8 +145,9 @@ def run(
 
             evaluates = not stopping and due(step, train["eval_every"], trainer)
             if evaluates:
+                began = time.monotonic()
                 stopping = not validate(validation, state, step, logbook, saved, stop)
-                begin = time.monotonic()
+                begin += time.monotonic() - began  # the steps' own time goes on
             if stopping or evaluates or due(step, train["checkpoint_every"], trainer):
                 saved.save(step, trainer.stored(state))
             if stopping:

@@ -29,26 +29,27 @@ SOFTMAX = {"model.class_scores": "softmax", "loss.class_weight": 1.0, "loss.clas
 LEARNED = {"model.queries": "learned"}
 PLAIN = LEARNED | SOFTMAX | {"model.anchors": False, "model.focus": False, "model.finer_memory": False}
 PLAIN |= {"model.denoising": 0}
+CORE = {"model.focus": False, "model.finer_memory": False, "model.dilation": True}  # encoder and decoder at stride 8
 # Of every set: the configuration, then what each variant changes of it.
 SETS = {
     "shapes": (
         "configs/shapes.py:fast",
         {
-            "plain": PLAIN,
-            "plain + focal": PLAIN | FOCAL,
-            "anchors": PLAIN | {"model.anchors": True},
-            "anchors + focal": PLAIN | FOCAL | {"model.anchors": True},
-            "anchors + focal + denoising": PLAIN | FOCAL | {"model.anchors": True, "model.denoising": 5},
-            "selected": SOFTMAX,
-            "selected + focal (fast)": {},
-            "fast + focus": {"model.focus": True},
-            "fast + denoising": {"model.denoising": 5},
-            "fast at stride 16": {"model.dilation": False},
-            "fast at stride 16 + finer": {"model.dilation": False, "model.finer_memory": True},
-            "fast + focus + finer": {"model.dilation": False, "model.finer_memory": True, "model.focus": True},
-            "fast + layer heads": {"model.layer_heads": True},
-            "fast + average 0.99": {"train.average_decay": 0.99},
-            "fast in batches of 8": {"train.batch_size": 8},
+            "plain": CORE | PLAIN,
+            "plain + focal": CORE | PLAIN | FOCAL,
+            "anchors": CORE | PLAIN | {"model.anchors": True},
+            "anchors + focal": CORE | PLAIN | FOCAL | {"model.anchors": True},
+            "anchors + focal + denoising": CORE | PLAIN | FOCAL | {"model.anchors": True, "model.denoising": 5},
+            "selected": CORE | SOFTMAX,
+            "selected + focal": CORE,
+            "selected + focal + focus": CORE | {"model.focus": True},
+            "selected + focal + denoising": CORE | {"model.denoising": 5},
+            "selected + focal at stride 16": CORE | {"model.dilation": False},
+            "selected + focal at stride 16 + finer": CORE | {"model.dilation": False, "model.finer_memory": True},
+            "selected + focal at stride 16 + finer + focus (fast)": {},
+            "selected + focal + layer heads": CORE | {"model.layer_heads": True},
+            "selected + focal + average 0.99": CORE | {"train.average_decay": 0.99},
+            "selected + focal in batches of 8": CORE | {"train.batch_size": 8},
         },
     ),
     "bccd": (

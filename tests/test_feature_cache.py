@@ -2,6 +2,7 @@
 
 import io
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,7 +45,7 @@ def view(index: int, flip: int = 0) -> View:
 @pytest.fixture(scope="module")
 def model():
     net = network(classes=3, **MODEL)
-    arrays = fill(net)
+    arrays = {name: jnp.asarray(array) for name, array in fill(net).items()}
     features = jit(lambda images, sizes: net.apply(arrays, images, sizes, 2, method="features"))
     return net, arrays, features
 

@@ -64,12 +64,12 @@ class LearnedAnchors(nnx.Module):
         return Start(jnp.zeros((1, references.shape[1], 1), memory.tokens.dtype), references, None)
 
 
-def _objectness_of_softmax(logits: Float[Array, "*b K+1"]) -> Float[Array, "*b"]:
+def _objectness_of_softmax(logits: Float[Array, "*b C"]) -> Float[Array, "*b"]:
     """Grows with the probability of any object."""
     return jax.nn.logsumexp(logits[..., :-1], axis=-1) - logits[..., -1]
 
 
-def _objectness_of_sigmoid(logits: Float[Array, "*b K"]) -> Float[Array, "*b"]:
+def _objectness_of_sigmoid(logits: Float[Array, "*b C"]) -> Float[Array, "*b"]:
     return jnp.max(logits, axis=-1)
 
 
@@ -107,7 +107,7 @@ class SelectedAnchors(nnx.Module):
         return Start(self.content(lax.stop_gradient(tokens)), lax.stop_gradient(references), proposals)
 
 
-def who_sees_whom(noised: Noised, num_queries: int) -> Float[Array, "B 1 M+N M+N"]:
+def who_sees_whom(noised: Noised, num_queries: int) -> Float[Array, "B 1 Q Q"]:
     """What is added to the logits of the queries' self-attention: every group of noised objects is for itself.
 
     The object queries neither see them nor are seen, so training with them and inference without are the same to

@@ -12,8 +12,7 @@ from detr_jax.structures import Batch
 from detr_jax.training import losses, matcher, optimizer
 from detr_jax.training.class_loss import ClassLoss
 from detr_jax.training.denoising import noised
-
-LABELS = "anchor_decoder/labels"  # an embedding of every class, for noised objects
+from detr_jax.weights.pretrained import LABELS
 
 
 class TrainState(NamedTuple):

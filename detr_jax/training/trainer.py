@@ -126,9 +126,10 @@ class Trainer:
         )
 
     def _fresh_head(self) -> dict[str, jax.Array]:
-        """Initial values of the class head alone; the compiler leaves the rest of the model out."""
+        """Initial values of what has a row for every class; the compiler leaves the rest of the model out."""
         key = jax.random.key(self.config["seed"])
-        return jax.jit(lambda key: {name: self.network.init(key)[name] for name in pretrained.HEAD})(key)
+        names = pretrained.class_rows(self.network.shapes)
+        return jax.jit(lambda key: {name: self.network.init(key)[name] for name in names})(key)
 
     def start(self, say: Callable[[str], None]) -> step.TrainState:
         """The state of step 0: fresh, or with the weights that the settings name.

@@ -1,7 +1,9 @@
 """Values to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
 
 import hashlib
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 FOLDED_VAR = 1.0 - 1e-5
 UNIT_NORM = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
 HEAD = ("class_head/kernel", "class_head/bias")
+LABELS = "anchor_decoder/labels"  # an embedding of every class, for denoising
 HUGGINGFACE_BACKBONE = "huggingface_backbone"  # in the info of a converted checkpoint
 
 
@@ -159,12 +162,37 @@ def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray],
     return found, Report(sorted(found), [], [], unused)
 
 
+def class_rows(names: Iterable[str]) -> list[str]:
+    """Those of these names whose arrays have a row for every class: the first axis of ``LABELS``, else the last."""
+    others = {name for name in names if re.search(r"/class_head/|^earlier_heads/\d+/0/", name) or name == LABELS}
+    return [*(name for name in HEAD if name in names), *sorted(others)]
+
+
+def _rows_by_class(fresh: np.ndarray, old: np.ndarray, new_classes: Categories, old_classes: Categories, name: str):
+    """``fresh`` with the rows of the classes that both have, and of no object; None where the rows mean other things.
+
+    Heads with a softmax have one row more than classes, the last: no object. Heads with sigmoids have none.
+    """
+    axis = 0 if name == LABELS else -1
+    fresh, old = np.moveaxis(fresh, axis, 0), np.moveaxis(old, axis, 0)
+    more, old_more = len(fresh) - len(new_classes.ids), len(old) - len(old_classes.ids)
+    if fresh.shape[1:] != old.shape[1:] or more != old_more:
+        return None
+    row_of_name = {name: row for row, name in enumerate(old_classes.names)}
+    for row, class_name in enumerate(new_classes.names):
+        if class_name in row_of_name:
+            fresh[row] = old[row_of_name[class_name]]
+    if more:
+        fresh[-1] = old[-1]
+    return np.moveaxis(fresh, 0, axis)
+
+
 def fit(source: Source, shapes: Shapes, fresh: dict, categories: Categories) -> tuple[dict[str, np.ndarray], Report]:
     """What of a source fits a model by name and shape; a class head of other classes gives the rows of equal names.
 
     Args:
       shapes: of the model's arrays.
-      fresh: initial values of the class head, for the rows that the source does not have.
+      fresh: initial values of the ``class_rows``, for the classes that the source does not have.
       categories: the model's classes.
 
     Raises UserError when nothing fits.
@@ -173,15 +201,12 @@ def fit(source: Source, shapes: Shapes, fresh: dict, categories: Categories) -> 
         name: array for name, array in source.arrays.items() if name in shapes and shapes[name].shape == array.shape
     }
     partly = []
-    if source.categories is not None and source.categories.names != categories.names and HEAD[0] in source.arrays:
-        row_of_name = {name: row for row, name in enumerate(source.categories.names)}
-        shared = [(row_of_name[name], row) for row, name in enumerate(categories.names) if name in row_of_name]
-        from_rows, to_rows = zip(*shared, (-1, -1), strict=True)  # the last row, no object, always
-        for name in HEAD:
-            if source.arrays[name].shape[:-1] == shapes[name].shape[:-1]:
-                head = np.array(fresh[name])
-                head[..., list(to_rows)] = source.arrays[name][..., list(from_rows)]
-                found[name] = head
+    if source.categories is not None and source.categories.names != categories.names:
+        for name in class_rows(source.arrays.keys() & shapes.keys()):
+            found.pop(name, None)
+            merged = _rows_by_class(np.array(fresh[name]), source.arrays[name], categories, source.categories, name)
+            if merged is not None:
+                found[name] = merged
                 partly.append(name)
     if not found:
         raise UserError(f"nothing in {source.path} ({source.title}) fits this model by name and shape")

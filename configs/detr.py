@@ -4,11 +4,11 @@
     python -m detr_jax.train --config=configs/detr.py:r50 --workdir=runs/r50 \
         --config.data.name=coco --config.data.dir=data --config.model.backbone_weights=resnet50.npz
 
-Words: r50, r50_dc5, r101, r101_dc5 (the paper's four models), r18_c4 (a small backbone up to layer3), fast (after one of
-these: queries selected from the encoder's tokens, anchors that every layer refines, attention around them, memory at
-half the stride, focal loss; 50 epochs; docs/learning_speed.md), debug (a tiny model for four steps: does everything
-run?). The paper's models take 300 to 500 epochs: 500 with a drop at 400 gave its
-42.0 AP, 300 with a drop at 200 its 40.6. Every key there is stands here with its default; variants change values only.
+Words: r50, r50_dc5, r101, r101_dc5 (the paper's four models), r18_c4 (a small backbone up to layer3), fast (after one
+of these: queries selected from the encoder's tokens, anchors that every layer refines, attention around them, memory
+at half the stride, focal loss, 50 epochs; docs/learning_speed.md), debug (a tiny model for four steps: does everything
+run?). The paper's models take 300 to 500 epochs: 500 with a drop at 400 gave its 42.0 AP, 300 with a drop at 200 its
+40.6. Every key there is stands here with its default; variants change values only.
 """
 
 from ml_collections import ConfigDict

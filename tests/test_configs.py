@@ -37,8 +37,10 @@ def test_every_word_builds_a_network(name, word):
         config.model.hiden_dim = 3
     plain = program.plain(config)
     network = detector.build_network(plain, 91)
-    assert network.shapes["query_positions"].shape == (plain["model"]["num_queries"], plain["model"]["hidden_dim"])
-    assert network.shapes["class_head/kernel"].shape[-1] == 92
+    queries = network.shapes["anchor_decoder/contents" if plain["model"]["anchors"] else "query_positions"]
+    assert queries.shape == (plain["model"]["num_queries"], plain["model"]["hidden_dim"])
+    softmax = plain["model"]["class_scores"] == "softmax"
+    assert network.shapes["class_head/kernel"].shape[-1] == 91 + softmax
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -89,7 +89,7 @@ class Conv(nnx.Module):
 
     def __init__(self, channels_in, channels_out, size, stride=1, dilation=1, *, kind=nnx.Param, rngs: nnx.Rngs):
         self.stride, self.dilation = stride, dilation
-        self.is_trained_stem = channels_in == 3 and kind is nnx.Param
+        self.is_trained_stem = channels_in == 3 and dilation == 1 and kind is nnx.Param
         fan_out_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # torchvision's
         self.kernel = kind(fan_out_normal(rngs.params(), (size, size, channels_in, channels_out)))
 

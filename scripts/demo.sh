@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # Installs into .venv and runs the main job on the embedded set: train, evaluate, draw. CPU is enough; about 5 minutes.
-#   bash scripts/demo.sh [WORDS of configs/shapes.py, "plain" by default]
+#   bash scripts/demo.sh [WORDS of configs/shapes.py, "fast" by default: encoder-selected queries + focal loss;
+#                         plain DETR: configs/shapes.py:plain]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-words=${1:-plain}
+words=${1:-fast}
+# Large pages for large arrays: about 15 % faster on a CPU under Linux, and nothing elsewhere.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 .venv/bin/python -m detr_jax.train --config=configs/shapes.py:"$words" --workdir=runs/"$words"
 .venv/bin/python -m detr_jax.evaluate --workdir=runs/"$words"
 .venv/bin/python -m detr_jax.dataset show --data_dir=data --name=shapes --split=val --n=16 --output=runs/"$words"/dataset.png
+echo "Trained was configs/shapes.py:$words (fast: encoder-selected queries + focal loss; plain DETR: configs/shapes.py:plain)"
 echo "Look at runs/$words: curves.png, samples/ (annotations left, detections right), eval/, dataset.png"

@@ -243,12 +243,16 @@ def test_find_nothing(workdir, tmp_path):
 
 def test_settings_are_compared(workdir):
     folder = workdir / "checkpoints" / "20"
-    checkpoints.check_settings(folder, CONFIG, set())
+    checkpoints.check_settings(folder, CONFIG, set(), {})
     other = json.loads(json.dumps(CONFIG))
     other["optim"]["lr"], other["data"]["threads"], other["new"] = 1e-3, 4, True
     with pytest.raises(UserError) as raised:
-        checkpoints.check_settings(folder, other, {"data.threads"})
+        checkpoints.check_settings(folder, other, {"data.threads"}, {})
     for words in ("optim.lr was 0.0001 and is now 0.001", "new was None and is now True", "--workdir"):
         assert words in str(raised.value)
     assert "threads" not in str(raised.value) and "clip_norm" not in str(raised.value)
-    checkpoints.check_settings(folder, CONFIG | {"data": {"scales": [96], "threads": 4}}, {"data.threads"})
+    checkpoints.check_settings(folder, CONFIG | {"data": {"scales": [96], "threads": 4}}, {"data.threads"}, {})
+    # A setting that the checkpoint is too old to have counts as what it stands for.
+    checkpoints.check_settings(folder, CONFIG | {"new": True}, set(), {"new": True})
+    with pytest.raises(UserError, match="new was True and is now False"):
+        checkpoints.check_settings(folder, CONFIG | {"new": False}, set(), {"new": True})

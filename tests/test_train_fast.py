@@ -1,4 +1,4 @@
-"""The training program with every option of the fast detector: it goes on bit for bit, from pixels and from features."""
+"""The training program with every option of the fast detector: it goes on bit for bit, from pixels or from features."""
 
 import hashlib
 import json

@@ -1,6 +1,8 @@
 """The house stands: every file imports only from the floors below it (docs/design.md)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,9 @@ def test_no_torch_and_no_tensorflow():
 def test_a_file_is_one_idea(name):
     assert len(FILES[name].read_text().splitlines()) <= 350
     assert not {"utils", "util", "misc", "common", "helpers", "helper"} & set(name.split("."))
+
+
+def test_importing_the_programs_touches_no_device():
+    """An array made on import would start the backend before the hosts of a pod have found each other."""
+    code = "import detr_jax.train; from jax._src import xla_bridge as bridge; exit(bridge.backends_are_initialized())"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

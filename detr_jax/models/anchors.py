@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from detr_jax.structures import Array, Noised, Outputs, Predictions
 MARGIN = 1e-4  # boxes are this far from 0 and 1 before their logit is taken
 PROPOSED_SIDE = 0.2  # a token first proposes a square of this side around its cell
 LEARNED_SIDE = 0.25
-WHOLE_IMAGE = jnp.array([0.5, 0.5, 1.0, 1.0])
+WHOLE_IMAGE = np.array([0.5, 0.5, 1.0, 1.0], np.float32)
 UNSEEN = -1e9  # added to the attention logit of what must not be seen
 
 

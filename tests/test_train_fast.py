@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import jax
 import numpy as np
 import pytest
 from programs import assert_one_sentence, assert_same_state, numbers, of_session, rows
@@ -89,6 +90,10 @@ def test_a_checkpoint_from_before_the_options_goes_on(programs, tmp_path):
     assert_one_sentence(other, "model.layer_heads was False and is now True")
 
 
+def shapes_of(arrays: dict) -> dict:
+    return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+
+
 @pytest.mark.parametrize("more", [0, 1], ids=["sigmoid", "softmax"])
 def test_rows_of_equal_classes_in_every_array_that_has_them(more, tmp_path):
     """Sigmoid heads have no row for no object, and the last class is not taken for one."""
@@ -100,7 +105,7 @@ def test_rows_of_equal_classes_in_every_array_that_has_them(more, tmp_path):
     fresh = {name: np.full((4, 2 + more), 7, np.float32) for name in names}
     fresh[pretrained.LABELS] = np.full((2, 4), 7, np.float32)
     source = pretrained.Source(tmp_path, "a test", theirs, [], {}, None, old, True)
-    found, report = pretrained.fit(source, fresh, fresh, new)
+    found, report = pretrained.fit(source, shapes_of(fresh), fresh, new)
     assert set(report.partly) == fresh.keys() and not report.fresh
     for name in names:
         wanted = np.full((4, 2 + more), 7, np.float32)
@@ -116,5 +121,5 @@ def test_softmax_rows_are_not_taken_for_sigmoid_rows(tmp_path):
     theirs = {"class_head/kernel": np.ones((4, 3), np.float32), "box_head/layers/0/bias": np.ones(4, np.float32)}
     source = pretrained.Source(tmp_path, "a test", theirs, [], {}, None, Categories((1, 2), ("dog", "emu")), True)
     fresh = {"class_head/kernel": np.zeros((4, 2), np.float32), "box_head/layers/0/bias": np.zeros(4, np.float32)}
-    _, report = pretrained.fit(source, fresh, fresh, classes)
+    _, report = pretrained.fit(source, shapes_of(fresh), fresh, classes)
     assert report.fresh == ["class_head/kernel"] and report.loaded == ["box_head/layers/0/bias"]

@@ -16,6 +16,8 @@ SIZES = {
     (640, 427): 0.06, (640, 640): 0.03, (500, 375): 0.02,
 }  # fmt: skip
 
+CLASSES = len(COCO_CATEGORIES.ids)
+
 
 def counts(images: int, rng: np.random.Generator) -> Int[np.ndarray, " images"]:
     """How many objects each of so many images has."""

@@ -8,7 +8,6 @@ import numpy as np
 from detr_jax import detector, sharding
 from detr_jax.benchmarks import coco_like, timing
 from detr_jax.data.buckets import Bucket
-from detr_jax.data.coco_json import COCO_CATEGORIES
 from detr_jax.models.network import Arrays, Network
 
 
@@ -26,7 +25,7 @@ def on_canvas(
 
 def measure(config: dict, canvas: tuple[int, int], batch_sizes: tuple[int, ...], rounds: int, seed: int) -> list[dict]:
     """A row for each batch size; random weights, which cost what trained ones do."""
-    network = detector.build_network(config, len(COCO_CATEGORIES.ids))
+    network = detector.build_network(config, coco_like.CLASSES)
     arrays = jax.jit(network.init, out_shardings=sharding.replicated(sharding.make_mesh()))(jax.random.key(seed))
     scores = config["model"]["class_scores"]
     ways = {f"batch {size}": on_canvas(network, arrays, scores, Bucket(*canvas, 1), size, seed) for size in batch_sizes}

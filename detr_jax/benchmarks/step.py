@@ -62,7 +62,7 @@ def measure(
     trainer = Trainer(config, coco_like.Images(seed=seed))
     steps_seen = range(min(trainer.steps_per_epoch, 1000))
     shares = Counter(trainer.plan[k].bucket for k in steps_seen)
-    classes, rng = len(trainer.categories.ids), np.random.default_rng(seed)
+    classes, rng = coco_like.CLASSES, np.random.default_rng(seed)
     state = trainer.start(say)
     rows, profiled = [], {}
     on_cpu = jax.default_backend() == "cpu"

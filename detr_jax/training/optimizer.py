@@ -65,7 +65,7 @@ def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     """optax's Adam, but for the bias correction: 1 - b2 ** t in float32 makes the first updates wrong by 1e-5."""
     plain = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
-    def update(updates: Arrays, state: optax.ScaleByAdamState, params=None, *, finite: jax.Array, **_):
+    def update(updates: Arrays, state: optax.ScaleByAdamState, params=None, *, finite: jax.Array | bool = True, **_):
         count = state.count + finite
 
         def averaged(decay: float, old: Arrays, new: Callable) -> Arrays:
@@ -92,7 +92,9 @@ def adamw(
     """
 
     def scale_by_rate() -> optax.GradientTransformationExtraArgs:
-        def update(updates: Arrays, state: optax.ScaleByScheduleState, params=None, *, finite: jax.Array, **_):
+        def update(
+            updates: Arrays, state: optax.ScaleByScheduleState, params=None, *, finite: jax.Array | bool = True, **_
+        ):
             now = factor(state.count)
             rate = rates._asdict()
             scaled = {

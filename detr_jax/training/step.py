@@ -138,8 +138,10 @@ def train_step(
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
     params = optax.apply_updates(state.params, updates)
-    decay = jnp.where(finite, recipe.average_decay, 1.0)
-    average = {name: decay * old + (1 - decay) * params[name] for name, old in state.average.items()}
+    decay = recipe.average_decay
+    average = {
+        name: jnp.where(finite, decay * old + (1 - decay) * params[name], old) for name, old in state.average.items()
+    }
 
     skipped = (~finite).astype(jnp.int32)
     figures_of_errors = errors.figures()

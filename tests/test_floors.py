@@ -21,6 +21,7 @@ MAY_IMPORT = {  # room or program -> what it may import besides itself
     "detector": GROUND | {"weights", "data", "models", "evaluation"},
     "training": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "train": GROUND | {"weights", "data", "models", "evaluation", "detector", "training"},
+    "benchmarks": GROUND | {"weights", "data", "models", "evaluation", "detector", "training"},
     "evaluate": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "predict": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "convert": GROUND | {"weights", "data", "models", "evaluation", "detector"},

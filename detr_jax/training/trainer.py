@@ -55,7 +55,7 @@ def make_recipe(config: dict, cached_stage: int, devices: int) -> step.Recipe:
     if train["matcher"] not in SOLVERS:
         raise UserError(f"--config.train.matcher is {train['matcher']!r}; choose from {', '.join(SOLVERS)}")
     if train["matcher"] == "pallas" and jax.default_backend() != "gpu":
-        raise UserError(f"--config.train.matcher=pallas needs a GPU, here is a {jax.default_backend()}; choose loop")
+        raise UserError(f"--config.train.matcher=pallas needs a GPU and this is a {jax.default_backend()}; choose loop")
     return step.Recipe(
         cost_weights=CostWeights(loss["class_cost"], loss["bbox_cost"], loss["giou_cost"]),
         loss_weights=LossWeights(loss["class_weight"], loss["bbox_weight"], loss["giou_weight"]),

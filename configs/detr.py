@@ -156,6 +156,7 @@ def base() -> ConfigDict:
     config.train.batch_size = 16  # over all devices and hosts
     config.train.accum_steps = 1  # micro-batches a step, for less memory; the result is the same
     config.train.cache_features = ""  # 'layer2': keep its features of every view; needs it frozen, one scale, no crop
+    config.train.matcher = "loop"  # or 'pallas': a kernel for GPUs; both are exact
     config.train.remat = False  # recompute activations in the backward pass, for less memory
     config.train.fsdp = 1  # devices that share one copy of the parameters
     config.train.average_decay = 0.0  # of an exponential moving average of the parameters; 0 is off

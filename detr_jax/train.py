@@ -31,12 +31,12 @@ flags.mark_flags_as_required(["config", "workdir"])
 # What may differ between two starts of one run: how often, how fast; not what is computed.
 MAY_CHANGE = {
     "data.dir", "data.threads", "train.log_every", "train.checkpoint_every", "train.eval_every", "train.keep",
-    "train.samples", "train.stop_after_skipped", "train.hang_minutes",
+    "train.samples", "train.stop_after_skipped", "train.hang_minutes", "train.matcher",
 }  # fmt: skip
 LENGTH = {"train.epochs", "train.steps"}  # may change too, unless the schedule is stretched over it
 # Settings that are younger than some runs, and what those were trained with.
 LATER = {f"model.{name}": value for name, value in detr.LATER.items()} | {
-    "data.flip_vertical": 0.0, "train.cache_features": "",
+    "data.flip_vertical": 0.0, "train.cache_features": "", "train.matcher": "loop",
 }  # fmt: skip
 EMBEDDED = "shapes"  # the dataset that is made on the spot
 

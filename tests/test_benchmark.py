@@ -1,4 +1,4 @@
-"""The benchmark program, at tiny sizes: that it measures what it says, not how fast this machine is."""
+"""The benchmarks, at tiny sizes: that they measure what they say; how fast this machine is is no test."""
 
 import json
 import time
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from programs import Programs, assert_one_sentence, of_session
 
-from detr_jax.benchmarks import coco_like, evaluation, timing
+from detr_jax.benchmarks import coco_like, evaluation, match, timing
 from detr_jax.data.buckets import COCO
 
 TINY = [
@@ -48,6 +48,28 @@ def test_made_up_images_are_like_coco():
     batch = coco_like.batch(COCO[0], 3, 80, np.random.default_rng(0))
     for image, (height, width) in zip(batch.images, batch.sizes, strict=True):
         assert image[:height, :width].any() and not image[height:].any() and not image[:, width:].any()
+
+
+@pytest.mark.parametrize("kind", ["initial", "trained", "crowded"])
+def test_problems_repeat_and_fit(kind):
+    cost, counts = match.problems(kind, images=3, layers=2, slots=8, queries=20, seed=5)
+    assert cost.shape == (6, 8, 20) and cost.dtype == np.float32 and np.isfinite(cost).all()
+    assert (counts[:3] == counts[3:]).all() and counts.max() <= 8
+    again, _ = match.problems(kind, images=3, layers=2, slots=8, queries=20, seed=5)
+    np.testing.assert_array_equal(cost, again)
+
+
+def test_a_trained_model_needs_no_search_and_a_fresh_one_does():
+    trained, fresh = match.measure(images=4, layers=2, repeats=1, cases=(("trained", 64), ("initial", 64)))
+    assert trained["turns"] <= 2 < fresh["turns"]
+    for row in (trained, fresh):
+        assert row["solver"] == "loop" and row["gap"] < 1e-5 and row["scipy_us"] > 0
+        assert row["spread"][0] <= row["us_per_image_layer"] <= row["spread"][1]
+
+
+def test_unknown_costs_name_the_choices():
+    with pytest.raises(ValueError, match="'typical'.*initial, trained, crowded"):
+        match.problems("typical", 1, 1, 8, 20, 0)
 
 
 def test_evaluation_is_the_same_problem_for_both():

@@ -1,90 +1,11 @@
-"""The matcher against SciPy, which solves the same problems one by one on the host."""
+"""The matcher: its costs written out, and what it does over a mesh; test_assignment.py holds the solvers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from scipy.optimize import linear_sum_assignment
 
 from detr_jax.structures import Predictions, Targets
-from detr_jax.training import matcher
-
-solve = jax.jit(matcher.solve)
-
-
-def check(cost, counts):
-    """Every problem: a valid matching of the least total cost; rows past the count stay empty."""
-    columns, turns, _ = solve(cost, counts)
-    columns = np.asarray(columns)
-    for problem, count in enumerate(counts):
-        chosen = columns[problem, :count]
-        assert len(set(chosen)) == count and np.all(chosen < cost.shape[2])
-        assert np.all(columns[problem, count:] == cost.shape[2])
-        block = np.asarray(cost[problem, :count], np.float64)
-        best = block[linear_sum_assignment(block)].sum()
-        np.testing.assert_allclose(block[np.arange(count), chosen].sum(), best, atol=1e-4 * max(count, 1))
-    return int(turns)
-
-
-def problems(kind: str, rng: np.random.Generator, count: int = 125, rows: int = 32, columns: int = 100):
-    counts = np.minimum(rng.geometric(0.12, count) - 1, rows).astype(np.int32)
-    if kind == "uniform":
-        cost = rng.random((count, rows, columns))
-    elif kind == "ties":
-        cost = rng.integers(0, 3, (count, rows, columns))
-    elif kind == "equal":
-        cost = np.full((count, rows, columns), 0.5)
-    elif kind == "duplicates":  # several targets are the same object
-        cost = np.repeat(rng.random((count, rows // 4, columns)), 4, axis=1)
-    elif kind == "same queries":  # a fresh model: every query says nearly the same
-        cost = rng.random((count, rows, 1)) + 1e-4 * rng.random((count, rows, columns))
-    elif kind == "trained":  # one clear query per target
-        cost = 5.0 + rng.random((count, rows, columns))
-        for problem in range(count):
-            cost[problem, np.arange(rows), rng.permutation(columns)[:rows]] = 0.0
-    elif kind == "negative":
-        cost = rng.normal(size=(count, rows, columns)) * 10
-    else:  # "coarse": many near ties
-        cost = np.round(rng.random((count, rows, columns)), 1)
-    return cost.astype(np.float32), counts
-
-
-KINDS = ["uniform", "ties", "equal", "duplicates", "same queries", "trained", "negative", "coarse"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_equals_scipy(kind):  # 8 kinds of 125 problems
-    check(*problems(kind, np.random.default_rng(KINDS.index(kind))))
-
-
-def test_no_targets_and_as_many_as_queries():
-    rng = np.random.default_rng(0)
-    check(rng.random((6, 100, 100), np.float32), np.array([0, 100, 1, 99, 100, 50], np.int32))
-
-
-def test_no_target_costs_no_turn():
-    assert check(np.ones((4, 8, 20), np.float32), np.zeros(4, np.int32)) == 0
-
-
-def test_padding_is_not_iterated_over():
-    cost, counts = problems("trained", np.random.default_rng(1))
-    assert check(cost, counts) <= 2
-
-
-def test_nonfinite_costs_end_counted_with_a_valid_matching():
-    rng = np.random.default_rng(0)
-    cost = rng.random((20, 12, 20), np.float32)
-    bad = rng.random(cost.shape) < rng.random((20, 1, 1))
-    cost[bad] = rng.choice([np.nan, np.inf, -np.inf], bad.sum())
-    counts = np.full(20, 10, np.int32)
-    columns, turns, nonfinite = solve(cost, counts)
-    assert int(nonfinite) == bad[:, :10].sum() and int(turns) < 12 * 20
-    clean = np.where(np.isfinite(cost), cost, matcher.LARGEST_COST).astype(np.float64)
-    for problem in range(20):
-        chosen = np.asarray(columns)[problem, :10]
-        assert len(set(chosen)) == 10
-        best = clean[problem, :10][linear_sum_assignment(clean[problem, :10])].sum()
-        np.testing.assert_allclose(clean[problem, np.arange(10), chosen].sum(), best, rtol=1e-6)
+from detr_jax.training import assignment_kernel, matcher
 
 
 def predictions_and_targets(layers=3, images=4, queries=12, slots=6, classes=5, seed=0):
@@ -140,3 +61,10 @@ def test_no_gradient_flows_through():
         lambda boxes: jnp.sum(matcher.match(predictions._replace(boxes=boxes), targets).query_of_target * 1.0)
     )(predictions.boxes)
     assert not np.any(gradient)
+
+
+def test_sharded_kernel_lowers_for_a_gpu():  # what interprets kernels here does not know of shards
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    sharded = jax.jit(lambda p, t: matcher.match(p, t, mesh=mesh, solver=assignment_kernel.solve))
+    lowered = sharded.trace(*predictions_and_targets()).lower(lowering_platforms=("cuda",))
+    assert "xla.gpu.triton" in lowered.as_text()

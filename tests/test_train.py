@@ -134,6 +134,8 @@ BAD_INPUT = {  # arguments -> words of the sentence
     "dtype": (["--config.dtype=float17"], ["dtype", "float17"]),
     "schedule": (["--config.optim.schedule=steps"], ["schedule", "steps", "cosine"]),
     "normalizer": (["--config.loss.normalizer=mine"], ["mine", "global"]),
+    "matcher": (["--config.train.matcher=mine"], ["mine", "loop", "pallas"]),
+    "matcher without a GPU": (["--config.train.matcher=pallas"], ["GPU", "loop"]),
     "accumulate 0": (["--config.train.accum_steps=0"], ["accum_steps"]),
     "fsdp": (["--config.train.fsdp=3"], ["fsdp=3", "1 devices"]),
     "extra word": (["more"], ["'more'"]),

@@ -9,7 +9,7 @@ from jax import lax
 
 from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Batch
-from detr_jax.training import losses, matcher, optimizer
+from detr_jax.training import assignment, losses, matcher, optimizer
 from detr_jax.training.class_loss import ClassLoss
 from detr_jax.training.denoising import noised
 from detr_jax.weights.pretrained import LABELS
@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
     seed: int
     denoising_groups: int = 0  # 0: no denoising
     cached_stage: int = 0  # of the backbone, whose features the batches hold instead of pixels; 0: pixels
+    solver: assignment.Solver = assignment.solve  # of the matching
 
 
 def init_state(arrays: Arrays, network: Network, freeze: tuple[str, ...], tx, average_decay: float) -> TrainState:
@@ -85,7 +86,7 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
         layers = losses.layers_of(outputs, recipe.auxiliary)
         num_queries = layers.logits.shape[2]
         divisors = losses.normalizers(batch.targets, num_queries, class_loss, recipe.normalizer_groups)
-        matches = matcher.match(layers, images.targets, recipe.cost_weights, mesh, class_loss)
+        matches = matcher.match(layers, images.targets, recipe.cost_weights, mesh, class_loss, recipe.solver)
         terms = losses.losses(layers, images.targets, matches.query_of_target, divisors, class_loss)
         if outputs.proposals is not None:
             terms = losses.apart(terms, "_enc", 1)

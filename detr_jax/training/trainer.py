@@ -23,7 +23,7 @@ from detr_jax.training import optimizer, step
 from detr_jax.training.class_loss import Focal, Softmax
 from detr_jax.training.feature_cache import FeatureCache, checked_stage
 from detr_jax.training.losses import LossWeights
-from detr_jax.training.matcher import CostWeights
+from detr_jax.training.matcher import SOLVERS, CostWeights
 from detr_jax.weights import checkpoints, pretrained
 
 LOOK_AHEAD = 1000  # steps whose canvases are compiled before the first step
@@ -48,16 +48,21 @@ def make_plan(config: dict, split: Split) -> TrainPlan:
 
 
 def make_recipe(config: dict, cached_stage: int, devices: int) -> step.Recipe:
-    """The settings of a training step."""
+    """The settings of a training step. Raises UserError for words that are not known, or not to this machine."""
     model, loss, train = config["model"], config["loss"], config["train"]
     if loss["normalizer"] not in NORMALIZERS:
         raise UserError(f"--config.loss.normalizer is {loss['normalizer']!r}; choose from {', '.join(NORMALIZERS)}")
+    if train["matcher"] not in SOLVERS:
+        raise UserError(f"--config.train.matcher is {train['matcher']!r}; choose from {', '.join(SOLVERS)}")
+    if train["matcher"] == "pallas" and jax.default_backend() != "gpu":
+        raise UserError(f"--config.train.matcher=pallas needs a GPU and this is a {jax.default_backend()}; choose loop")
     return step.Recipe(
         cost_weights=CostWeights(loss["class_cost"], loss["bbox_cost"], loss["giou_cost"]),
         loss_weights=LossWeights(loss["class_weight"], loss["bbox_weight"], loss["giou_weight"]),
         class_loss=Focal() if model["class_scores"] == "sigmoid" else Softmax(loss["no_object_weight"]),
         denoising_groups=model["denoising"],
         cached_stage=cached_stage,
+        solver=SOLVERS[train["matcher"]],
         auxiliary=loss["auxiliary"],
         normalizer_groups=devices if loss["normalizer"] == "per_device" else 1,
         clip_norm=config["optim"]["clip_norm"],

@@ -3,6 +3,7 @@
     step    a training step on every canvas of the batch plan: time, memory, arithmetic (--profile: where it goes)
     infer   latency of one image and throughput of a batch
     match   the matching alone, beside SciPy
+    agree   what this device computes beside what the CPU computes, and a hundred steps on both
     data    reading, decoding and augmenting a prepared dataset (config.data.name), and padding
     eval    COCO's numbers of 5,000 images with 100 detections each, beside pycocotools
 
@@ -20,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from detr_jax import files, program
-from detr_jax.benchmarks import evaluation, infer, match, step
+from detr_jax.benchmarks import agreement, evaluation, infer, match, step
 from detr_jax.program import UserError
 
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
@@ -28,7 +29,8 @@ flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of 
 flags.DEFINE_bool("profile", False, "step: also trace the most frequent canvas and print where its time goes.")
 flags.DEFINE_integer("rounds", 5, "Measurements of everything; medians are reported.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the made-up images and objects.")
-flags.DEFINE_list("canvas", ["800", "1088"], "infer: height,width.")
+flags.DEFINE_integer("canvases", None, "step: only so many, the most frequent; each takes its time to compile.")
+flags.DEFINE_list("canvas", ["800", "1088"], "infer, agree: height,width.")
 flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time.")
 flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")
 
@@ -85,15 +87,28 @@ def measure_step() -> dict:
     """The training step."""
     chosen = flags.FLAGS
     traces = Path(chosen.output or "profile").expanduser() if chosen.profile else None
-    return step.measure(_config("step"), chosen.rounds, chosen.seed, print, traces)
+    return step.measure(_config("step"), chosen.rounds, chosen.seed, print, traces, chosen.canvases)
+
+
+def _canvas() -> tuple[int, int]:
+    canvas = _numbers("canvas")
+    if len(canvas) != 2:
+        raise UserError(f"--canvas={','.join(flags.FLAGS.canvas)} must be height,width")
+    return canvas
 
 
 def measure_inference() -> list[dict]:
     """Images in, detections out."""
-    canvas = _numbers("canvas")
-    if len(canvas) != 2:
-        raise UserError(f"--canvas={','.join(flags.FLAGS.canvas)} must be height,width")
-    return infer.measure(_config("infer"), canvas, _numbers("batch_sizes"), flags.FLAGS.rounds, flags.FLAGS.seed)
+    return infer.measure(_config("infer"), _canvas(), _numbers("batch_sizes"), flags.FLAGS.rounds, flags.FLAGS.seed)
+
+
+def measure_agreement() -> dict:
+    """This device and the CPU."""
+    config, size = _config("agree"), _numbers("batch_sizes")[0]
+    return {
+        "relative_differences": agreement.measure(config, _canvas(), size, flags.FLAGS.seed),
+        **agreement.curves(config, _canvas(), size, 20 * flags.FLAGS.rounds, flags.FLAGS.seed),
+    }
 
 
 def measure_matching() -> list[dict]:
@@ -106,7 +121,13 @@ def measure_evaluation() -> dict:
     return evaluation.measure(rounds=1, seed=flags.FLAGS.seed)
 
 
-VERBS = {"step": measure_step, "infer": measure_inference, "match": measure_matching, "eval": measure_evaluation}
+VERBS = {
+    "agree": measure_agreement,
+    "step": measure_step,
+    "infer": measure_inference,
+    "match": measure_matching,
+    "eval": measure_evaluation,
+}
 
 
 def main(argv: list[str]) -> None:

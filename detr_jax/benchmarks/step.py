@@ -47,13 +47,19 @@ def dispatch_seconds(steps: Steps, calls: int = 30) -> timing.Timing:
 
 
 def measure(
-    config: dict, rounds: int, seed: int, say: Callable[[str], None], traces: Path | None = None
+    config: dict,
+    rounds: int,
+    seed: int,
+    say: Callable[[str], None],
+    traces: Path | None = None,
+    most: int | None = None,
 ) -> dict[str, object]:
     """Runs the step of a configuration on made-up images and objects, with COCO's sizes and counts.
 
     Args:
       rounds: measured steps on each canvas.
       traces: folder for a profile of the most frequent canvas.
+      most: only so many canvases, the most frequent ones; each takes its time to compile.
 
     Returns:
       "canvases": a row for each, the most frequent first; "images_per_second" over the plan's mix; "matmul_tflops" of
@@ -61,7 +67,7 @@ def measure(
     """
     trainer = Trainer(config, coco_like.Images(seed=seed))
     steps_seen = range(min(trainer.steps_per_epoch, 1000))
-    shares = Counter(trainer.plan[k].bucket for k in steps_seen)
+    shares = dict(Counter(trainer.plan[k].bucket for k in steps_seen).most_common(most))
     classes, rng = coco_like.CLASSES, np.random.default_rng(seed)
     state = trainer.start(say)
     rows, profiled = [], {}
@@ -77,8 +83,9 @@ def measure(
         rows.append(
             {
                 "canvas": f"{bucket.height}x{bucket.width}",
-                "share": count / len(steps_seen),
+                "share": count / sum(shares.values()),
                 "step": taken,
+                "finite": not int(steps.state.skipped),
                 "images_per_second": trainer.batch_size / taken.median,
                 "gflop_per_image": flops / trainer.batch_size / 1e9,
                 "of_matmul_rate": flops / taken.median / rate / trainer.mesh.size,
@@ -87,7 +94,7 @@ def measure(
             }
         )
         dispatch = dispatch_seconds(steps, 5 if on_cpu else 30)
-        if traces is not None and bucket == shares.most_common(1)[0][0]:
+        if traces is not None and bucket == max(shares, key=shares.get):
             profiled = profile.shares(steps.compiled, steps, traces)._asdict()
         state = steps.state
     rows.sort(key=lambda row: -row["share"])

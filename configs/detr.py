@@ -127,6 +127,7 @@ def base() -> ConfigDict:
     config.data.crop_min = 384
     config.data.crop_max = 600
     config.data.buckets = tuple(tuple(b) for b in COCO)  # canvases (height, width, target slots); compiled once each
+    config.data.resize = "host"  # as the original; 'fast': OpenCV where nothing shrinks; 'device': in the training step
     config.data.threads = 8  # that read and decode
 
     config.loss = ConfigDict()

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from configs import detr as configs
 from detr_jax import detector, program, sharding
+from detr_jax.data import augmentation
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import losses, matcher, optimizer, step
 from detr_jax.training.class_loss import Softmax
@@ -135,6 +137,38 @@ def test_gradients_reach_every_trained_array_and_no_other(net, whole):
     for name, gradient in grads.items():
         reached = bool(np.abs(gradient).max() > 1e-7)
         assert reached == (name not in blind and not name.endswith("key/bias")), name
+
+
+# --- Photos that the step looks at itself ---
+
+
+def test_photos_give_the_step_of_their_views(net, arrays, whole):
+    """Resized by the host and by the step, the latter in micro-batches: the same but for a level here and there."""
+    rng, sizes = np.random.default_rng(3), np.array([[40, 44], [48, 30], [24, 48], [20, 20]], np.int32)
+    settings = augmentation.Augmentation(
+        scales=(20, 24), max_size=32, crop_scales=(26, 36), crop_min=18, crop_max=30, flip_vertical=0.5
+    )
+    views = augmentation.views(sizes, rng.random((4, augmentation.DRAWS)), settings)
+    on_host, photos = np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 64, 64, 3), np.uint8)
+    for row, (h, w) in enumerate(sizes):
+        photo = np.asarray(Image.fromarray(rng.integers(0, 256, (5, 5, 3)).astype(np.uint8)).resize((w, h)))
+        photos[row, :h, :w] = photo
+        pixels = augmentation.pixels_seen(photo, views.take(row))
+        on_host[row, : pixels.shape[0], : pixels.shape[1]] = pixels
+    state = step.init_state(arrays, net, (), adamw(), 0.0)
+    batch = make_batch()._replace(images=on_host, sizes=views.size)
+    wanted = gradients_of(net, state, batch, recipe())
+    recipe_of_two = recipe(accum_steps=2, crop_max=30)
+    found = jit(lambda state, batch: step.gradients(state, batch, net, recipe_of_two, canvas=(32, 32)))(
+        state, batch._replace(images=photos, sizes=sizes, views=views)
+    )
+    for name, values in wanted[1].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=2e-3, err_msg=name)
+    difference = jax.tree.map(jnp.subtract, found[0], wanted[0])
+    assert optax.global_norm(difference) < 0.02 * optax.global_norm(wanted[0])
+    elsewhere = gradients_of(net, state, batch._replace(images=on_host[:, ::-1]), recipe())
+    difference = jax.tree.map(jnp.subtract, elsewhere[0], wanted[0])
+    assert optax.global_norm(difference) > 0.1 * optax.global_norm(wanted[0])  # so the bound above means something
 
 
 # --- One step ---

@@ -73,8 +73,8 @@ def adamw(weight_decay: float = 1e-2):
     return optimizer.adamw(RATES, optimizer.schedule("constant", 100, 50), weight_decay)
 
 
-def compiled_step(net, settings: step.Recipe, mesh=None):
-    return jit(functools.partial(step.train_step, network=net, tx=adamw(), recipe=settings, mesh=mesh))
+def compiled_step(net, settings: step.Recipe, **more):
+    return jit(functools.partial(step.train_step, network=net, tx=adamw(), recipe=settings, **more))
 
 
 def gradients_of(net, state, batch, settings):
@@ -142,7 +142,7 @@ def test_gradients_reach_every_trained_array_and_no_other(net, whole):
 # --- Photos that the step looks at itself ---
 
 
-def test_photos_give_the_step_of_their_views(net, arrays, whole):
+def test_photos_give_the_step_of_their_views(net, stepper, state):
     """Resized by the host and by the step, the latter in micro-batches: the same but for a level here and there."""
     rng, sizes = np.random.default_rng(3), np.array([[40, 44], [48, 30], [24, 48], [20, 20]], np.int32)
     settings = augmentation.Augmentation(
@@ -155,20 +155,14 @@ def test_photos_give_the_step_of_their_views(net, arrays, whole):
         photos[row, :h, :w] = photo
         pixels = augmentation.pixels_seen(photo, views.take(row))
         on_host[row, : pixels.shape[0], : pixels.shape[1]] = pixels
-    state = step.init_state(arrays, net, (), adamw(), 0.0)
     batch = make_batch()._replace(images=on_host, sizes=views.size)
-    wanted = gradients_of(net, state, batch, recipe())
-    recipe_of_two = recipe(accum_steps=2, crop_max=30)
-    found = jit(lambda state, batch: step.gradients(state, batch, net, recipe_of_two, canvas=(32, 32)))(
-        state, batch._replace(images=photos, sizes=sizes, views=views)
-    )
-    for name, values in wanted[1].items():
-        np.testing.assert_allclose(found[1][name], values, rtol=2e-3, err_msg=name)
-    difference = jax.tree.map(jnp.subtract, found[0], wanted[0])
-    assert optax.global_norm(difference) < 0.02 * optax.global_norm(wanted[0])
-    elsewhere = gradients_of(net, state, batch._replace(images=on_host[:, ::-1]), recipe())
-    difference = jax.tree.map(jnp.subtract, elsewhere[0], wanted[0])
-    assert optax.global_norm(difference) > 0.1 * optax.global_norm(wanted[0])  # so the bound above means something
+    of_photos = compiled_step(net, recipe(average_decay=0.9, accum_steps=2, crop_max=30), canvas=(32, 32))
+    _, found = of_photos(state, batch._replace(images=photos, sizes=sizes, views=views))
+    _, wanted = stepper(state, batch)
+    _, mirrored = stepper(state, batch._replace(images=on_host[:, ::-1]))
+    for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "grad_norm"):
+        bound = max(0.1 * abs(mirrored[name] - wanted[name]), 1e-4)  # other pixels make another step
+        assert abs(found[name] - wanted[name]) < bound, name
 
 
 # --- One step ---
@@ -260,7 +254,7 @@ def test_two_devices_equal_one(shape, net, state, stepper, monkeypatch):
     sharded = jax.device_put(state, sharding.state_sharding(mesh, state))
     split = [name for name, array in sharded.params.items() if not array.is_fully_replicated]
     assert bool(split) == (shape == (1, 2))
-    run = compiled_step(net, recipe(average_decay=0.9), mesh)
+    run = compiled_step(net, recipe(average_decay=0.9), mesh=mesh)
     for seed in range(2):
         batch = make_batch(seed=seed)
         state, expected = stepper(state, batch)

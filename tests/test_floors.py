@@ -25,6 +25,8 @@ MAY_IMPORT = {  # room or program -> what it may import besides itself
     "predict": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "convert": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "dataset": GROUND | {"data"},
+    "benchmarks": GROUND | {"weights", "data", "models", "evaluation", "detector", "training"},
+    "benchmark": GROUND | {"benchmarks"},
 }
 
 

@@ -1,4 +1,4 @@
-"""COCO average precision: pycocotools measures, this file hands it clean input and gives its numbers names.
+"""COCO average precision: from annotations and results as COCO writes them to numbers with names.
 
 Ground truth is a COCO ``instances`` dictionary, results are rows of the COCO results format. ``evaluate`` gives
 the numbers that pycocotools gives, but does not stumble over the gaps that real annotation files have.
@@ -6,27 +6,25 @@ the numbers that pycocotools gives, but does not stumble over the gaps that real
 is a fault of the data that no training could make good.
 """
 
-import contextlib
 import csv
-import io
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detr_jax import files
-from detr_jax.evaluation import plots
+from detr_jax.evaluation import average_precision, plots
+from detr_jax.evaluation.average_precision import Instances, Scores
 from detr_jax.program import UserError
 
-MAX_DETECTIONS = 100  # of one class in one image; COCO's rule
+MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
 SHAPE_KEY = {"bbox": "bbox", "segm": "segmentation"}  # where a result keeps what is compared
 
 
@@ -87,40 +85,66 @@ def evaluate(
     Raises:
         UserError: a result is incomplete or not finite, or names an image or a class that is not in the ground truth.
     """
-    ground_truth = _normalised(ground_truth, iou_type)
+    truth = _read_truth(ground_truth, image_ids, iou_type)
     _check_results(ground_truth, results, iou_type)
-    if image_ids is None:
-        image_ids = [image["id"] for image in ground_truth["images"]]
-    evaluator = _run(ground_truth, results, image_ids, iou_type, MAX_DETECTIONS)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.summarize()
+    scores = _score(truth, results, iou_type)
+    precision, recall = scores.precision, scores.recall
+    numbers = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *(precision[..., a] for a in (1, 2, 3))]
+    numbers += [*(recall[..., 0, m] for m in (0, 1, 2)), *(recall[..., a, -1] for a in (1, 2, 3))]
     return CocoMetrics(
-        *(float(number) for number in evaluator.stats),
-        mean_iou=_mean_iou(evaluator),
-        classes=_class_rows(evaluator),
-        precision=evaluator.eval["precision"][:, :, :, 0, -1],
+        *(_mean_over_existing(values) for values in numbers),
+        mean_iou=float(scores.overlaps.mean()) if scores.overlaps.size else -1.0,
+        classes=_class_rows(ground_truth, truth, scores),
+        precision=precision[..., 0],
         iou_type=iou_type,
     )
 
 
-def _normalised(ground_truth: dict, iou_type: str) -> dict:
-    """A copy with everything pycocotools reaches for.
+class _Truth(NamedTuple):
+    """What there is to find in the images that are scored."""
 
-    Annotations are numbered anew from 1: pycocotools takes a detection that matches annotation 0 for unmatched, and
-    reads one of two annotations with the same id twice.
-    """
-    annotations = []
-    for number, annotation in enumerate(ground_truth["annotations"], start=1):
-        if iou_type == "segm" and not annotation.get("segmentation"):
+    images: dict  # id to rank by id
+    classes: dict  # id to rank by id
+    objects: Instances
+    crowds: UInt8[np.ndarray, " N"]
+
+
+def _read_truth(ground_truth: dict, image_ids: list[int] | None, iou_type: str) -> _Truth:
+    for number, annotation in enumerate(ground_truth["annotations"] if iou_type == "segm" else [], start=1):
+        if not annotation.get("segmentation"):
             raise UserError(
                 f"annotation {annotation.get('id', number)} has no segmentation; masks can only be scored against "
                 "annotations that have them: score boxes, or use an annotation file with masks"
             )
-        area = annotation.get("area")
-        if area is None:
-            area = annotation["bbox"][2] * annotation["bbox"][3]
-        annotations.append({**annotation, "area": area, "iscrowd": annotation.get("iscrowd") or 0, "id": number})
-    return {"info": {}, "licenses": [], **ground_truth, "annotations": annotations}
+    images = _ranks([image["id"] for image in ground_truth["images"]] if image_ids is None else image_ids)
+    classes = _ranks(category["id"] for category in ground_truth["categories"])
+    rows = [a for a in ground_truth["annotations"] if a["image_id"] in images and a["category_id"] in classes]
+    if iou_type == "bbox":
+        shapes = _boxes(rows)
+    else:
+        coco = COCO()
+        coco.imgs = {image["id"]: image for image in ground_truth["images"]}
+        shapes = [coco.annToRLE(annotation) for annotation in rows]
+    areas = [a["bbox"][2] * a["bbox"][3] if a.get("area") is None else a["area"] for a in rows]
+    crowds = np.array([bool(annotation.get("iscrowd")) for annotation in rows], np.uint8)
+    return _Truth(images, classes, _instances(rows, images, classes, areas, shapes), crowds)
+
+
+def _ranks(ids) -> dict:
+    return {value: rank for rank, value in enumerate(sorted(set(ids)))}
+
+
+def _boxes(rows: list[dict]) -> Float[np.ndarray, "N 4"]:
+    return np.array([row["bbox"] for row in rows], float).reshape(len(rows), 4)
+
+
+def _instances(rows: list[dict], images: dict, classes: dict, areas, shapes) -> Instances:
+    return Instances(
+        images=np.array([images[row["image_id"]] for row in rows], int),
+        labels=np.array([classes[row["category_id"]] for row in rows], int),
+        areas=np.array(areas, float),
+        shapes=shapes,
+    )
 
 
 def _check_results(ground_truth: dict, results: list[dict], iou_type: str) -> None:
@@ -145,28 +169,17 @@ def _some(ids) -> str:
     return ", ".join(repr(value) for value in shown) + (f", ... ({len(ids)})" if len(ids) > 5 else "")
 
 
-def _run(ground_truth: dict, results: list[dict], image_ids, iou_type: str, max_detections: int) -> COCOeval:
-    """pycocotools' own steps, without its prints."""
-    # The other shape is left out of each row: with a bbox beside it, loadRes would take a mask's area from the box.
-    keys = ("image_id", "category_id", "score", SHAPE_KEY[iou_type])
-    wanted = set(image_ids)
-    rows = [{key: row[key] for key in keys} for row in results if row["image_id"] in wanted]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = _indexed(ground_truth)
-        found = truth.loadRes(rows) if rows else _indexed({**ground_truth, "annotations": []})
-        evaluator = COCOeval(truth, found, iou_type)
-        evaluator.params.imgIds = sorted(wanted)
-        evaluator.params.maxDets = [1, 10, max_detections]
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator
-
-
-def _indexed(dataset: dict) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
+def _score(truth: _Truth, results: list[dict], iou_type: str, **options) -> Scores:
+    rows = [row for row in results if row["image_id"] in truth.images]
+    if iou_type == "bbox":
+        shapes = _boxes(rows)
+        areas = shapes[:, 2] * shapes[:, 3]
+    else:
+        shapes = [row["segmentation"] for row in rows]
+        areas = [mask_api.area(shape) for shape in shapes]  # pycocotools fails on a list of more than 255
+    confidences = np.array([row["score"] for row in rows], float)
+    found = _instances(rows, truth.images, truth.classes, areas, shapes)
+    return average_precision.score(truth.objects, truth.crowds, found, confidences, len(truth.classes), **options)
 
 
 def _mean_over_existing(values: np.ndarray) -> float:
@@ -175,45 +188,26 @@ def _mean_over_existing(values: np.ndarray) -> float:
     return float(existing.mean()) if existing.size else -1.0
 
 
-def _class_rows(evaluator: COCOeval) -> list[ClassMetrics]:
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]
-    recall = evaluator.eval["recall"][:, :, 0, -1]
-    wanted = set(evaluator.params.imgIds)
-    real = [a for a in evaluator.cocoGt.dataset["annotations"] if not a["iscrowd"] and a["image_id"] in wanted]
-    objects = Counter(annotation["category_id"] for annotation in real)
-    images = Counter(category_id for category_id, _ in {(a["category_id"], a["image_id"]) for a in real})
+def _class_rows(ground_truth: dict, truth: _Truth, scores: Scores) -> list[ClassMetrics]:
+    names = {category["id"]: str(category["name"]) for category in ground_truth["categories"]}
+    precision, recall = scores.precision[..., 0], scores.recall[:, :, 0, -1]
+    real = truth.crowds == 0
+    objects = np.bincount(truth.objects.labels[real], minlength=len(names))
+    pairs = np.unique(truth.objects.groups(len(truth.images))[real])  # of class and image
+    images = np.bincount(pairs // len(truth.images), minlength=len(names))
     return [
         ClassMetrics(
             id=int(category_id),
-            name=str(evaluator.cocoGt.cats[category_id]["name"]),
+            name=names[category_id],
             AP=_mean_over_existing(precision[:, :, k]),
             AP50=_mean_over_existing(precision[0, :, k]),
             AP75=_mean_over_existing(precision[5, :, k]),
             AR100=_mean_over_existing(recall[:, k]),
-            images=images[category_id],
-            objects=objects[category_id],
+            images=int(images[k]),
+            objects=int(objects[k]),
         )
-        for k, category_id in enumerate(evaluator.params.catIds)
+        for category_id, k in truth.classes.items()
     ]
-
-
-def _images_of_every_size(evaluator: COCOeval) -> Iterator[tuple[tuple, dict]]:
-    """((image id, category id), what matched what) wherever there is something, objects of every size together."""
-    for image in evaluator.evalImgs:
-        if image is not None and image["aRng"] == evaluator.params.areaRng[0]:
-            yield (image["image_id"], image["category_id"]), image
-
-
-def _mean_iou(evaluator: COCOeval) -> float:
-    overlaps = []
-    for key, image in _images_of_every_size(evaluator):
-        # pycocotools keeps no public record of which column of an overlap table is which object
-        column = {annotation["id"]: g for g, annotation in enumerate(evaluator._gts[key])}
-        matched, ignored = image["dtMatches"][0], image["dtIgnore"][0]  # at IoU 0.5
-        overlaps += [
-            evaluator.ious[key][d, column[matched[d]]] for d in range(len(matched)) if matched[d] and not ignored[d]
-        ]
-    return float(np.mean(overlaps)) if overlaps else -1.0
 
 
 def format_summary(metrics: CocoMetrics) -> str:
@@ -299,17 +293,12 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
         ground_truth = {**ground_truth, "annotations": kept}
     (image_id, class_id), most = Counter((a["image_id"], a["category_id"]) for a in objects).most_common(1)[0]
     # without COCO's limit on detections: it lowers AP, but it is no fault of the data
-    images = [image["id"] for image in ground_truth["images"]]
-    evaluator = _run(_normalised(ground_truth, "bbox"), results, images, "bbox", max(MAX_DETECTIONS, most))
-    precision = evaluator.eval["precision"][..., 0, -1]
-    AP, AP50 = _mean_over_existing(precision), _mean_over_existing(precision[0])
+    every_size, limits = average_precision.AREAS[:1], [max(MAX_DETECTIONS, most)]
+    scores = _score(_read_truth(ground_truth, None, "bbox"), results, "bbox", areas=every_size, limits=limits)
+    AP, AP50 = _mean_over_existing(scores.precision), _mean_over_existing(scores.precision[0])
     if AP50 < 1 - 1e-9:
-        found = {g for _, image in _images_of_every_size(evaluator) for g in image["dtMatches"][0]}
-        missed = [
-            a.get("id")
-            for n, a in enumerate(ground_truth["annotations"], start=1)
-            if n not in found and not a.get("iscrowd")
-        ]
+        pairs = zip(ground_truth["annotations"], scores.found.tolist(), strict=True)
+        missed = [a.get("id") for a, found in pairs if not found and not a.get("iscrowd")]
         raise UserError(
             f"ground truth scored as predictions gives AP {AP:.4f} instead of 1 because boxes lie mostly outside of "
             f"their image (annotations {_some(missed)}): bbox must be [x, y, width, height] in "

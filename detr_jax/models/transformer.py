@@ -19,11 +19,28 @@ from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
 
 
+def _mixed(x: jax.Array) -> jax.Array:
+    """32 bits in which each bit of ``x`` shows (Wellons' lowbias32)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
 def dropout(x: Float[Array, "*b"], rate: float, key: jax.Array | None) -> Float[Array, "*b"]:
-    """Zeroes each element with probability ``rate`` and scales the rest; the identity without a key."""
+    """Zeroes each element with probability ``rate`` and scales the rest; the identity without a key.
+
+    The random bits are a hash of the element's number and the key. Unlike those of a generator they melt into the
+    arithmetic around them, forwards and backwards: no array of bits is written, and every device draws its own part.
+    """
     if key is None or rate == 0.0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+    first, second = jax.random.key_data(key)[:2]
+    number, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    for axis in reversed(range(x.ndim)):
+        number += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= x.shape[axis]
+    kept = _mixed(_mixed(number ^ first) + second) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
 
 
 def split_key(key: jax.Array | None, count: int):

@@ -49,34 +49,60 @@ def schedule(kind: str, total_steps: int, drop_step: int, warmup_steps: int = 0,
     return factor
 
 
-def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def _settled(arrays: Arrays) -> Arrays:
+    """On a CPU each array is computed before anything made of it: then moments and parameters are renewed in place.
+
+    Otherwise XLA computes the moments again for the parameters, from copies of the old ones.
+    """
+    barrier = jax.lax.optimization_barrier
+    return {
+        name: jax.lax.platform_dependent(array, cpu=barrier, default=lambda array: array)
+        for name, array in arrays.items()
+    }
+
+
+def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
     """optax's Adam, but for the bias correction: 1 - b2 ** t in float32 makes the first updates wrong by 1e-5."""
     plain = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
-    def update(updates: Arrays, state: optax.ScaleByAdamState, params=None):
-        count = state.count + 1
-        mu = {name: b1 * state.mu[name] + (1 - b1) * gradient for name, gradient in updates.items()}
-        nu = {name: b2 * state.nu[name] + (1 - b2) * jnp.square(gradient) for name, gradient in updates.items()}
+    def update(updates: Arrays, state: optax.ScaleByAdamState, params=None, *, finite: jax.Array, **_):
+        count = state.count + finite
+
+        def averaged(decay: float, old: Arrays, new: Callable) -> Arrays:
+            return {
+                name: jnp.where(finite, decay * old[name] + (1 - decay) * new(gradient), old[name])
+                for name, gradient in updates.items()
+            }
+
+        mu = _settled(averaged(b1, state.mu, lambda gradient: gradient))
+        nu = _settled(averaged(b2, state.nu, jnp.square))
         first, second = (-jnp.expm1(count * math.log(b)) for b in (b1, b2))
         scaled = {name: (mu[name] / first) / (jnp.sqrt(nu[name] / second) + eps) for name in updates}
         return scaled, optax.ScaleByAdamState(count, mu, nu)
 
-    return optax.GradientTransformation(plain.init, update)
+    return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
 def adamw(
     rates: LearningRates, factor: Schedule, weight_decay: float, b2: float = 0.999
-) -> optax.GradientTransformation:
-    """torch's AdamW: decay acts on every parameter, biases and norms included, and is scaled by the group's rate."""
+) -> optax.GradientTransformationExtraArgs:
+    """torch's AdamW: decay acts on every parameter, biases and norms included, and is scaled by the group's rate.
 
-    def scale_by_rate() -> optax.GradientTransformation:
-        def update(updates: Arrays, state: optax.ScaleByScheduleState, params=None):
+    ``update`` takes ``finite``: where it is False the state stays as it was and every update is zero.
+    """
+
+    def scale_by_rate() -> optax.GradientTransformationExtraArgs:
+        def update(updates: Arrays, state: optax.ScaleByScheduleState, params=None, *, finite: jax.Array, **_):
             now = factor(state.count)
             rate = rates._asdict()
-            scaled = {name: -rate[group_of(name)] * now * update for name, update in updates.items()}
-            return scaled, optax.ScaleByScheduleState(state.count + 1)
+            scaled = {
+                name: jnp.where(finite, -rate[group_of(name)] * now * update, 0.0) for name, update in updates.items()
+            }
+            return scaled, optax.ScaleByScheduleState(state.count + finite)
 
-        return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+        return optax.GradientTransformationExtraArgs(
+            lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
+        )
 
     return optax.chain(
         _scale_by_adam(b1=0.9, b2=b2, eps=1e-8), optax.add_decayed_weights(weight_decay), scale_by_rate()

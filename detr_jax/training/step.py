@@ -146,19 +146,13 @@ def train_step(
     grads, terms, errors, figures = gradients(state, batch, network, recipe, mesh, canvas)
     total = losses.total(terms, recipe.loss_weights)
     grads, norm = optimizer.clip(grads, recipe.clip_norm)
-    updates, opt_state = tx.update(grads, state.optimizer, state.params)
+    # With a finite norm the updates are finite too: their squares, which Adam sums, are below the norm's.
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
     params = optax.apply_updates(state.params, updates)
-    average = {
-        name: recipe.average_decay * old + (1 - recipe.average_decay) * params[name]
-        for name, old in state.average.items()
-    }
+    decay = jnp.where(finite, recipe.average_decay, 1.0)
+    average = {name: decay * old + (1 - decay) * params[name] for name, old in state.average.items()}
 
-    finite = jnp.isfinite(total) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(updates))
-    params, opt_state, average = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state, average),
-        (state.params, state.optimizer, state.average),
-    )
     skipped = (~finite).astype(jnp.int32)
     figures_of_errors = errors.figures()
     metrics = {

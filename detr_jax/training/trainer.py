@@ -204,15 +204,12 @@ class Trainer:
         coming = range(first_step, min(self.total_steps, first_step + LOOK_AHEAD))
         canvases = {self.plan[k].bucket for k in coming}
         for bucket in sorted(canvases, key=lambda bucket: (-bucket.area, -bucket.targets)):
-            self._compile(state, bucket, say)
+            self.compiled(state, bucket, say)
 
-    def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Callable[[str], None]):
-        """One training step: (new state, metrics), still being computed when this returns."""
-        if bucket not in self._compiled:
-            self._compile(state, bucket, say)
-        return self._compiled[bucket](state, batch)
-
-    def _compile(self, state, bucket: Bucket, say) -> None:
+    def compiled(self, state: step.TrainState, bucket: Bucket, say: Callable[[str], None]) -> jax.stages.Compiled:
+        """The step for batches on this canvas, compiled when it is first asked for."""
+        if bucket in self._compiled:
+            return self._compiled[bucket]
         begin = time.monotonic()
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
         batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))
@@ -224,6 +221,11 @@ class Trainer:
             f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
             f"{time.monotonic() - begin:.1f} s, needs {need:.2f} GB on each device"
         )
+        return self._compiled[bucket]
+
+    def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Callable[[str], None]):
+        """One training step: (new state, metrics), still being computed when this returns."""
+        return self.compiled(state, bucket, say)(state, batch)
 
 
 def batch_shapes(bucket: Bucket, pictures: Pictures, batch_size: int, where: jax.sharding.Sharding) -> Batch:

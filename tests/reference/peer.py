@@ -76,7 +76,9 @@ def build(seed: int = 0, **changes) -> Peer:
             encoder_ffn_dim=settings["feed_forward_dim"],
             decoder_ffn_dim=settings["feed_forward_dim"],
             position_embedding_type=settings["position_embedding"],
-            dropout=0.0,
+            dropout=settings["dropout"],
+            attention_dropout=settings["dropout"],
+            activation_dropout=settings["dropout"],
         )
     )
     randomise(model, seed)

@@ -1,0 +1,121 @@
+"""Measures this machine: ``python -m detr_jax.benchmark step --config=configs/detr.py:r50 [--output=DIR]``.
+
+    step    a training step on every canvas of the batch plan: time, memory, arithmetic (--profile: where it goes)
+    infer   latency of one image and throughput of a batch
+    match   the matching alone, beside SciPy
+    data    reading, decoding and augmenting a prepared dataset (config.data.name), and padding
+    eval    COCO's numbers of 5,000 images with 100 detections each, beside pycocotools
+
+Prints a table and, with --output, writes it to benchmark.json. Steps and inference run on made-up images of COCO's
+sizes with random weights: neither changes the time. Any setting can be changed: --config.train.batch_size=2,
+--config.data.buckets="((480,640,64),)" for one canvas, --config.dtype=bfloat16.
+"""
+
+import json
+import platform
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from detr_jax import files, program
+from detr_jax.benchmarks import evaluation, infer, step
+from detr_jax.program import UserError
+
+config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
+flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of --profile.")
+flags.DEFINE_bool("profile", False, "step: also trace the most frequent canvas and print where its time goes.")
+flags.DEFINE_integer("rounds", 5, "Measurements of everything; medians are reported.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of the made-up images and objects.")
+flags.DEFINE_list("canvas", ["800", "1088"], "infer: height,width.")
+flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time.")
+flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")
+
+
+def table(rows: list[dict]) -> str:
+    """Rows with the same keys as aligned columns."""
+
+    def text(value) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def show(result: dict | list[dict]) -> None:
+    """Prints numbers as lines and lists of rows as tables."""
+    result = {"": result} if isinstance(result, list) else result
+    for name, value in result.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"\n{name}\n{table(value)}" if name else table(value))
+        elif isinstance(value, dict):
+            total = sum(value.values())
+            print(f"\n{name}\n{table([{'what': k, 'ms': v * 1e3, 'share': v / total} for k, v in value.items()])}")
+        elif isinstance(value, float | int):
+            print(f"{name}: {value:.4g}")
+
+
+def machine() -> dict[str, str]:
+    """What the figures were taken on."""
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _config(verb: str) -> dict:
+    if flags.FLAGS.config is None:
+        raise UserError(f"benchmark {verb} needs settings, for example --config=configs/detr.py:r50")
+    return program.settings()
+
+
+def _numbers(flag: str) -> tuple[int, ...]:
+    """The value of a list flag. Raises UserError unless it is positive whole numbers."""
+    texts = flags.FLAGS[flag].value
+    if not texts or not all(text.strip().isdecimal() and int(text) > 0 for text in texts):
+        raise UserError(f"--{flag}={','.join(texts)} must be positive whole numbers with commas between")
+    return tuple(map(int, texts))
+
+
+def measure_step() -> dict:
+    """The training step."""
+    chosen = flags.FLAGS
+    traces = Path(chosen.output or "profile").expanduser() if chosen.profile else None
+    return step.measure(_config("step"), chosen.rounds, chosen.seed, print, traces)
+
+
+def measure_inference() -> list[dict]:
+    """Images in, detections out."""
+    canvas = _numbers("canvas")
+    if len(canvas) != 2:
+        raise UserError(f"--canvas={','.join(flags.FLAGS.canvas)} must be height,width")
+    return infer.measure(_config("infer"), canvas, _numbers("batch_sizes"), flags.FLAGS.rounds, flags.FLAGS.seed)
+
+
+def measure_evaluation() -> dict:
+    """COCO's numbers."""
+    return evaluation.measure(rounds=1, seed=flags.FLAGS.seed)
+
+
+VERBS = {"step": measure_step, "infer": measure_inference, "eval": measure_evaluation}
+
+
+def main(argv: list[str]) -> None:
+    """One verb, measured, printed and written."""
+    if len(argv) != 2 or argv[1] not in VERBS:
+        seen = " ".join(argv[1:]) or "nothing"
+        raise UserError(f"{seen!r} is no verb: type python -m detr_jax.benchmark with one of {', '.join(VERBS)}")
+    result = VERBS[argv[1]]()
+    print(", ".join(machine().values()))
+    show(result)
+    if flags.FLAGS.output:
+        with files.replacing(Path(flags.FLAGS.output).expanduser() / "benchmark.json") as path:
+            path.write_text(json.dumps({"machine": machine(), argv[1]: result}, indent=1))
+
+
+if __name__ == "__main__":
+    program.run(main)

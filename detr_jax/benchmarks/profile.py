@@ -1,0 +1,81 @@
+"""Where the time of a compiled program goes: by the file of this package that asked for it, and by operation."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.profiler import ProfileData
+
+PACKAGE = Path(__file__).parents[1]
+THROUGH = PACKAGE / "models" / "network.py"  # every operation of a model passes it
+
+
+class Shares(NamedTuple):
+    """Seconds of one call, the largest first."""
+
+    by_file: dict[str, float]  # files of the package, forward and backward apart
+    operations: list[tuple[str, str, float]]  # (name, where it comes from, seconds), the ten longest
+
+
+def _numbered(text: str, title: str) -> dict[int, str]:
+    """One of the tables at the head of a compiled program: {number: entry}."""
+    section = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.MULTILINE)
+    lines = section[1].splitlines() if section else []
+    return {int(number): entry for number, entry in (line.split(" ", 1) for line in lines)}
+
+
+def _origins(compiled: jax.stages.Compiled) -> dict[str, tuple[str, int, bool]]:
+    """{operation: (file, line, whether it belongs to a gradient)}: the innermost line of this package it comes from."""
+    text = compiled.as_text()
+    files = {number: Path(entry.strip('"')) for number, entry in _numbered(text, "FileNames").items()}
+    places, parents = {}, {}
+    locations = _numbered(text, "FileLocations")
+    for frame, entry in _numbered(text, "StackFrames").items():
+        location, above = map(int, re.findall(r"=(\d+)", entry))
+        file, _, line = map(int, re.findall(r"=(\d+)", locations[location])[:3])
+        places[frame], parents[frame] = (files[file], line), above - 1  # 0: none above
+
+    def place(frame: int) -> tuple[Path, int]:
+        while frame in places:
+            file, line = places[frame]
+            if file.is_relative_to(PACKAGE) and file != THROUGH:
+                return file, line
+            frame = parents[frame]
+        return Path("elsewhere"), 0
+
+    origins = {}
+    for name, rest in re.findall(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$", text, re.MULTILINE):
+        frame = re.search(r"stack_frame_id=(\d+)", rest)
+        if frame:
+            file, line = place(int(frame[1]))
+            origins[name] = file.name, line, "transpose(" in rest
+    return origins
+
+
+def shares(compiled: jax.stages.Compiled, call: Callable[[], object], folder: Path, calls: int = 3) -> Shares:
+    """Traces a few calls of a compiled program, leaves the trace in ``folder`` and adds up what it says.
+
+    ``call`` must run ``compiled`` and nothing else. On a GPU operations are kernels; a fused one counts for the file of
+    its last part.
+    """
+    jax.block_until_ready(call())
+    with jax.profiler.trace(str(folder)):
+        for _ in range(calls):
+            jax.block_until_ready(call())
+    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    origins, seconds = _origins(compiled), Counter()
+    for plane in ProfileData.from_file(str(newest)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = dict(event.stats).get("hlo_op", event.name)  # a GPU's kernels carry the operation's name
+                if name in origins:
+                    seconds[name] += event.duration_ns * 1e-9 / calls
+    by_file: Counter = Counter()
+    for name, value in seconds.items():
+        file, _, backward = origins[name]
+        by_file[f"{file}{' (gradient)' if backward else ''}"] += value
+    longest = [(name, "{}:{}".format(*origins[name][:2]), value) for name, value in seconds.most_common(10)]
+    return Shares(dict(by_file.most_common()), longest)

@@ -20,7 +20,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from detr_jax import files, program
-from detr_jax.benchmarks import evaluation, infer, step
+from detr_jax.benchmarks import data, evaluation, infer, step
+from detr_jax.data.split import open_split
 from detr_jax.program import UserError
 
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
@@ -96,12 +97,19 @@ def measure_inference() -> list[dict]:
     return infer.measure(_config("infer"), canvas, _numbers("batch_sizes"), flags.FLAGS.rounds, flags.FLAGS.seed)
 
 
+def measure_data() -> dict:
+    """A prepared dataset's way onto the canvases."""
+    config = _config("data")
+    split = open_split(config["data"]["dir"], config["data"]["name"], config["data"]["train_split"])
+    return data.measure(split, config, threads=_numbers("threads"), rounds=flags.FLAGS.rounds)
+
+
 def measure_evaluation() -> dict:
     """COCO's numbers."""
     return evaluation.measure(rounds=1, seed=flags.FLAGS.seed)
 
 
-VERBS = {"step": measure_step, "infer": measure_inference, "eval": measure_evaluation}
+VERBS = {"step": measure_step, "infer": measure_inference, "data": measure_data, "eval": measure_evaluation}
 
 
 def main(argv: list[str]) -> None:

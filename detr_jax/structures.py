@@ -17,6 +17,7 @@ Layout is NHWC for activations and HWIO for kernels. A mask is named for what Tr
 All records are NamedTuples: JAX walks them as pytrees without registration.
 """
 
+import functools
 from typing import NamedTuple, SupportsInt
 
 import jax
@@ -24,6 +25,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 Array = jax.Array | np.ndarray
+
+
+@functools.cache  # asked for with every image
+def _label_of_id(ids: tuple[int, ...]) -> dict[int, int]:
+    return {category_id: label for label, category_id in enumerate(ids)}
 
 
 class Categories(NamedTuple):
@@ -35,7 +41,7 @@ class Categories(NamedTuple):
     @property
     def label_of_id(self) -> dict[int, int]:
         """Contiguous label of every original category id."""
-        return {category_id: label for label, category_id in enumerate(self.ids)}
+        return _label_of_id(self.ids)
 
 
 class Targets(NamedTuple):

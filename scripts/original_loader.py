@@ -1,11 +1,11 @@
 """How many times faster images are prepared here than by the original DETR's loader, on one core.
 
-    python scripts/original_loader.py --data_dir=data --name=coco [--split=train] [--images=128] [--rounds=5]
+    PYTHONPATH=. python scripts/original_loader.py --data_dir=data --name=coco [--split=train] [--images=128] [--rounds=5]
 
 The original's loader is written here after its description (facebookresearch/detr, datasets/coco.py and transforms.py,
 util/misc.py): Pillow decodes, flips, resizes, crops and resizes; torch makes floats of it, normalises and pads. It gets
-the same images and the same views, in the batches of two that a process of it loads; ours come in the configuration's
-batches. Figures are of processor time, in turns, medians; needs torch. Prints a row for each ``data.resize``.
+the same images and the same views, in the batches of two that a process of it loads (--batch_size=16: as ours, which
+pads more). Figures are of processor time, in turns, medians; needs torch. Prints a row for each ``data.resize``.
 """
 
 import argparse

@@ -21,7 +21,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from detr_jax import files, program
-from detr_jax.benchmarks import agreement, evaluation, infer, match, step
+from detr_jax.benchmarks import agreement, data, evaluation, infer, match, step
+from detr_jax.data.split import open_split
 from detr_jax.program import UserError
 
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
@@ -116,6 +117,13 @@ def measure_matching() -> list[dict]:
     return match.measure(seed=flags.FLAGS.seed, repeats=flags.FLAGS.rounds)
 
 
+def measure_data() -> dict:
+    """A prepared dataset's way onto the canvases."""
+    config = _config("data")
+    split = open_split(config["data"]["dir"], config["data"]["name"], config["data"]["train_split"])
+    return data.measure(split, config, threads=_numbers("threads"), rounds=flags.FLAGS.rounds)
+
+
 def measure_evaluation() -> dict:
     """COCO's numbers."""
     return evaluation.measure(rounds=1, seed=flags.FLAGS.seed)
@@ -126,6 +134,7 @@ VERBS = {
     "step": measure_step,
     "infer": measure_inference,
     "match": measure_matching,
+    "data": measure_data,
     "eval": measure_evaluation,
 }
 

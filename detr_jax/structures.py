@@ -17,6 +17,7 @@ Layout is NHWC for activations and HWIO for kernels. A mask is named for what Tr
 All records are NamedTuples: JAX walks them as pytrees without registration.
 """
 
+import functools
 from typing import NamedTuple, SupportsInt
 
 import jax
@@ -24,6 +25,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 Array = jax.Array | np.ndarray
+
+
+@functools.cache  # asked for with every image
+def _label_of_id(ids: tuple[int, ...]) -> dict[int, int]:
+    return {category_id: label for label, category_id in enumerate(ids)}
 
 
 class Categories(NamedTuple):
@@ -35,7 +41,7 @@ class Categories(NamedTuple):
     @property
     def label_of_id(self) -> dict[int, int]:
         """Contiguous label of every original category id."""
-        return {category_id: label for label, category_id in enumerate(self.ids)}
+        return _label_of_id(self.ids)
 
 
 class Targets(NamedTuple):
@@ -46,13 +52,33 @@ class Targets(NamedTuple):
     valid: Bool[Array, "B T"]
 
 
+class View(NamedTuple):
+    """How an image is looked at: flip, resize, crop, resize to ``size``; for one image, or many along a leading axis.
+
+    A step left out is a step that changes nothing: ``resize`` to the image's own size, ``crop`` of all of it.
+    """
+
+    flip: Int[Array, "*n"]  # 1: mirrored left and right, 2: upside down, 3: both
+    resize: Int[Array, "*n 2"]  # (height, width)
+    crop: Int[Array, "*n 4"]  # (top, left, height, width), in pixels of the resized image
+    size: Int[Array, "*n 2"]  # (height, width) of the result
+
+    def take(self, rows: np.ndarray | slice | int) -> "View":
+        """The views of these images (whatever selects from an array), or the view of one."""
+        return View(*(field[rows] for field in self))
+
+
 class Batch(NamedTuple):
-    """One step's input. The real image fills the top left corner of its canvas, the rest is zero."""
+    """One step's input. The real image fills the top left corner of its canvas, the rest is zero.
+
+    With ``views`` the canvas holds the image as it was read, and the step looks at it (``preprocess.seen``) first.
+    """
 
     images: UInt8[Array, "B H W 3"]
     sizes: Int[Array, "B 2"]  # (height, width) of the real image inside the canvas; (0, 0) marks an empty row
     targets: Targets
     image_ids: Int[Array, " B"]  # ids of the dataset; -1 in an empty row
+    views: View | None = None
 
 
 class Predictions(NamedTuple):

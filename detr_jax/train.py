@@ -36,7 +36,7 @@ MAY_CHANGE = {
 LENGTH = {"train.epochs", "train.steps"}  # may change too, unless the schedule is stretched over it
 # Settings that are younger than some runs, and what those were trained with.
 LATER = {f"model.{name}": value for name, value in detr.LATER.items()} | {
-    "data.flip_vertical": 0.0, "train.cache_features": "", "train.matcher": "loop",
+    "data.flip_vertical": 0.0, "data.resize": "host", "train.cache_features": "", "train.matcher": "loop",
 }  # fmt: skip
 EMBEDDED = "shapes"  # the dataset that is made on the spot
 

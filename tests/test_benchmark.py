@@ -113,3 +113,13 @@ def test_infer(programs, tmp_path):
 )
 def test_mistakes(programs, arguments, says):
     assert_one_sentence(programs.run_all("benchmark", [arguments])[0], says)
+
+
+def test_data(programs):
+    arguments = ["data", "--config=configs/shapes.py:smoke", f"--config.data.dir={programs.data}", "--rounds=1"]
+    arguments += ["--config.data.name=tiny", "--config.train.batch_size=4", "--threads=1"]
+    commands = [[*arguments, f"--config.data.resize={resize}"] for resize in ("host", "device")]
+    for done in programs.run_all("benchmark", commands):
+        assert done.returncode == 0, done.stderr
+        for word in ("read", "decode", "view", "canvas", "threads", "images_per_second", "waste: 0"):
+            assert word in done.stdout, (word, done.stdout)

@@ -100,3 +100,5 @@ def test_what_cannot_be_kept_is_one_sentence():
     for settings in (FIXED._replace(crop=0.5), FIXED._replace(scales=(48, 64))):
         with pytest.raises(UserError, match="views that come again: set --config.data.crop=0 and one scale"):
             checked_stage("layer2", settings, TRAINED)
+    with pytest.raises(UserError, match="has no use for --config.data.resize=device: leave that out"):
+        checked_stage("layer2", FIXED, TRAINED, "device")

@@ -26,7 +26,7 @@ MAY_IMPORT = {  # room or program -> what it may import besides itself
     "convert": GROUND | {"weights", "data", "models", "evaluation", "detector"},
     "dataset": GROUND | {"data"},
     "benchmarks": GROUND | {"weights", "data", "models", "evaluation", "detector", "training"},
-    "benchmark": GROUND | {"benchmarks"},
+    "benchmark": GROUND | {"benchmarks", "data"},
 }
 
 

@@ -15,9 +15,11 @@ from detr_jax.data import augmentation
 from detr_jax.data.augmentation import Augmentation, evaluation
 from detr_jax.data.buckets import Bucket
 from detr_jax.data.decode import decode
+from detr_jax.data.pictures import Photos, chosen
 from detr_jax.data.pipeline import Pipeline, load, to_device
 from detr_jax.data.plan import EvalPlan, TrainPlan
 from detr_jax.data.split import Record
+from detr_jax.models.preprocess import seen
 from detr_jax.program import UserError
 
 SMALL = Augmentation(scales=(48, 64, 80), max_size=133, crop_scales=(40, 50, 60), crop_min=38, crop_max=60)
@@ -129,6 +131,46 @@ def test_crowded_evaluation_images_keep_their_first_targets(source):
         batch, real = load(crowded, planned), planned.rows >= 0
         kept = np.minimum(crowded.target_counts[planned.rows[real]], planned.bucket.targets)
         np.testing.assert_array_equal(batch.targets.valid[real].sum(axis=1), kept)
+
+
+def test_photos_as_they_were_read(source):
+    """Whole images on one canvas with the views beside them; everything else as the host's own way has it."""
+    plan, photos, look = train_plan(source), Photos(source.sizes), jax.jit(seen, static_argnums=(1, 2))
+    assert photos.canvas == (64, 96)
+    with Pipeline(source, plan, stop=8, threads=2, pictures=photos) as batches:
+        for step, batch in enumerate(batches):
+            expected = load(source, plan[step])
+            assert batch.images.shape == (4, 64, 96, 3)
+            for row, index in enumerate(plan[step].rows):
+                (height, width), image = source.sizes[index], batch.images[row]
+                np.testing.assert_array_equal(image[:height, :width], decode(source.files[index]))
+                assert not image[height:].any() and not image[:, width:].any()
+                np.testing.assert_array_equal(batch.sizes[row], (height, width))
+            for field, wanted in zip(batch.views, plan[step].views, strict=True):
+                np.testing.assert_array_equal(field, wanted)
+            np.testing.assert_array_equal(batch.views.size, expected.sizes)
+            jax.tree.map(np.testing.assert_array_equal, batch.targets, expected.targets)
+            np.testing.assert_array_equal(batch.image_ids, expected.image_ids)
+            looked = look(batch, plan[step].bucket[:2], SMALL.crop_max)
+            assert np.abs(np.asarray(looked.images).astype(int) - expected.images).max() <= 2
+            if step == 0:
+                (on_device,) = to_device([batch], NamedSharding(Mesh(jax.devices()[:2], "data"), PartitionSpec("data")))
+                jax.tree.map(np.testing.assert_array_equal, on_device[0], batch)
+
+
+def test_who_resizes(source):
+    assert isinstance(chosen("device", source.sizes), Photos)
+    plan, fast = train_plan(source), chosen("fast", source.sizes)
+    for step in range(3):
+        found, expected = load(source, plan[step], fast), load(source, plan[step], chosen("host", source.sizes))
+        difference = np.abs(found.images.astype(int) - expected.images)
+        assert difference.max() <= 2 and 0 < difference.mean() < 0.35
+        jax.tree.map(np.testing.assert_array_equal, found._replace(images=0), expected._replace(images=0))
+    with pytest.raises(UserError, match="data.resize='gpu' does not exist; choose from host, fast, device"):
+        chosen("gpu", source.sizes)
+    large = np.array([[480, 640], [1200, 900]], np.int32)
+    with pytest.raises(UserError, match="up to 1024 pixels a side, but there are some of 1200: set --config.data.resi"):
+        chosen("device", large)
 
 
 @pytest.mark.parametrize("threads", [0, 2])

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from configs import detr as configs
 from detr_jax import detector, program, sharding
+from detr_jax.data import augmentation
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import losses, matcher, optimizer, step
 from detr_jax.training.class_loss import Softmax
@@ -71,8 +73,8 @@ def adamw(weight_decay: float = 1e-2):
     return optimizer.adamw(RATES, optimizer.schedule("constant", 100, 50), weight_decay)
 
 
-def compiled_step(net, settings: step.Recipe, mesh=None):
-    return jit(functools.partial(step.train_step, network=net, tx=adamw(), recipe=settings, mesh=mesh))
+def compiled_step(net, settings: step.Recipe, **more):
+    return jit(functools.partial(step.train_step, network=net, tx=adamw(), recipe=settings, **more))
 
 
 def gradients_of(net, state, batch, settings):
@@ -135,6 +137,30 @@ def test_gradients_reach_every_trained_array_and_no_other(net, whole):
     for name, gradient in grads.items():
         reached = bool(np.abs(gradient).max() > 1e-7)
         assert reached == (name not in blind and not name.endswith("key/bias")), name
+
+
+# --- Photos that the step looks at itself ---
+
+
+def test_photos_give_the_step_of_their_views(net, stepper, state):
+    """Resized by the host and by the step, the latter in micro-batches: the same but for a level here and there."""
+    rng, sizes = np.random.default_rng(3), np.array([[40, 44], [48, 30], [24, 48], [20, 20]], np.int32)
+    settings = augmentation.Augmentation(
+        scales=(20, 24), max_size=32, crop_scales=(26, 36), crop_min=18, crop_max=30, flip_vertical=0.5
+    )
+    views = augmentation.views(sizes, rng.random((4, augmentation.DRAWS)), settings)
+    on_host, photos = np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 64, 64, 3), np.uint8)
+    for row, (h, w) in enumerate(sizes):
+        photo = np.asarray(Image.fromarray(rng.integers(0, 256, (5, 5, 3)).astype(np.uint8)).resize((w, h)))
+        photos[row, :h, :w] = photo
+        pixels = augmentation.pixels_seen(photo, views.take(row))
+        on_host[row, : pixels.shape[0], : pixels.shape[1]] = pixels
+    batch = make_batch()._replace(images=on_host, sizes=views.size)
+    of_photos = compiled_step(net, recipe(average_decay=0.9, accum_steps=2, crop_max=30), canvas=(32, 32))
+    _, found = of_photos(state, batch._replace(images=photos, sizes=sizes, views=views))
+    _, wanted = stepper(state, batch)
+    for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "grad_norm"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-2, err_msg=name)
 
 
 # --- One step ---
@@ -226,7 +252,7 @@ def test_two_devices_equal_one(shape, net, state, stepper, monkeypatch):
     sharded = jax.device_put(state, sharding.state_sharding(mesh, state))
     split = [name for name, array in sharded.params.items() if not array.is_fully_replicated]
     assert bool(split) == (shape == (1, 2))
-    run = compiled_step(net, recipe(average_decay=0.9), mesh)
+    run = compiled_step(net, recipe(average_decay=0.9), mesh=mesh)
     for seed in range(2):
         batch = make_batch(seed=seed)
         state, expected = stepper(state, batch)

@@ -136,6 +136,7 @@ BAD_INPUT = {  # arguments -> words of the sentence
     "normalizer": (["--config.loss.normalizer=mine"], ["mine", "global"]),
     "matcher": (["--config.train.matcher=mine"], ["mine", "loop", "pallas"]),
     "matcher without a GPU": (["--config.train.matcher=pallas"], ["GPU", "loop"]),
+    "resize": (["--config.data.resize=gpu"], ["'gpu'", "host, fast, device"]),
     "accumulate 0": (["--config.train.accum_steps=0"], ["accum_steps"]),
     "fsdp": (["--config.train.fsdp=3"], ["fsdp=3", "1 devices"]),
     "extra word": (["more"], ["'more'"]),
@@ -351,6 +352,21 @@ def test_one_device_two_devices_two_processes(programs, tmp_path):
     assert "continues at step 6 of 8" in continued(programs, tmp_path / "hosts", *more, "--config.train.steps=8")
     continued(programs, tmp_path / "one", *more, "--config.train.steps=8")
     assert_close_losses(tmp_path / "one", tmp_path / "hosts", 1e-5)
+
+
+@pytest.mark.slow
+def test_photos_resized_by_the_step(programs, tmp_path):
+    """Near the run whose images the host resized, the same again after a stop, on two devices as on one."""
+    more = ("--config.model.dropout=0.0", "--config.data.resize=device")
+    continued(programs, tmp_path / "host", more[0])
+    continued(programs, tmp_path / "device", *more)
+    continued(programs, tmp_path / "stopped", *more, "--config.train.steps=3")
+    assert "continues at step 3" in continued(programs, tmp_path / "stopped", *more)
+    assert_same_state(tmp_path / "stopped", tmp_path / "device", 6)
+    assert_close_losses(tmp_path / "host", tmp_path / "device", 1e-2)
+    done = programs.run("train", *programs.training(tmp_path / "two", *more), JAX_NUM_CPU_DEVICES=2)
+    assert done.returncode == 0, done.stderr
+    assert_close_losses(tmp_path / "two", tmp_path / "device", 1e-5)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from detr_jax.data.buckets import Bucket
 from detr_jax.data.coco_json import COCO_CATEGORIES
-from detr_jax.structures import Batch, Targets
+from detr_jax.structures import Batch, Targets, View
 
 SIZES = {
     (480, 640): 0.40, (427, 640): 0.16, (426, 640): 0.06, (425, 640): 0.06, (360, 640): 0.05, (640, 480): 0.16,
@@ -54,3 +54,13 @@ def batch(bucket: Bucket, size: int, classes: int, rng: np.random.Generator) -> 
     boxes = np.where(valid[..., None], np.concatenate([center, extent], axis=-1), 0).astype(np.float32)
     labels = np.where(valid, rng.integers(0, classes, valid.shape), 0).astype(np.int32)
     return Batch(images, sizes, Targets(boxes, labels, valid), np.arange(size))
+
+
+def unseen(batch: Batch, shape: tuple[int, int, int], rng: np.random.Generator) -> Batch:
+    """The same batch before it was looked at: noise that fills canvases of this shape, to be resized."""
+    rows = len(batch.sizes)
+    images = rng.integers(0, 256, (rows, *shape), np.uint8)
+    whole = np.tile(np.array(shape[:2], np.int32), (rows, 1))
+    box = np.concatenate([np.zeros_like(whole), whole], axis=1)
+    views = View(np.zeros(rows, np.int32), whole, box, batch.sizes)
+    return batch._replace(images=images, sizes=whole, views=views)

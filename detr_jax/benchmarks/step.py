@@ -75,6 +75,8 @@ def measure(
     rate = matmul_rate(config["dtype"], 1024 if on_cpu else 8192)
     for bucket, count in sorted(shares.items(), key=lambda item: -item[0].area):  # the largest first: it may not fit
         batch = coco_like.batch(bucket, trainer.batch_size, classes, rng)
+        if trainer.pictures.unseen:
+            batch = coco_like.unseen(batch, trainer.pictures.shape(bucket), rng)
         begin = time.perf_counter()
         steps = Steps(trainer, state, batch, bucket, say)
         compile_seconds = time.perf_counter() - begin

@@ -4,13 +4,18 @@ The original's recipe: flip; then either resize, or resize, crop and resize. Dec
 at once and without reading them, is what lets the plan sort images by their final size and repeat any step exactly.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from detr_jax.program import UserError
+from detr_jax.structures import View
+
+cv2.setNumThreads(1)  # images are looked at in the pipeline's threads; more below them would stand in the way
 
 
 class Augmentation(NamedTuple):
@@ -47,22 +52,6 @@ def evaluation(scale: int = 800, max_size: int = 1333) -> Augmentation:
     return Augmentation(scales=(scale,), max_size=max_size, flip=0.0, crop=0.0)
 
 
-class View(NamedTuple):
-    """How an image is looked at: flip, resize, crop, resize to ``size``; for one image, or many along a leading axis.
-
-    A step left out is a step that changes nothing: ``resize`` to the image's own size, ``crop`` of all of it.
-    """
-
-    flip: Int[np.ndarray, "*n"]  # 1: mirrored left and right, 2: upside down, 3: both
-    resize: Int[np.ndarray, "*n 2"]  # (height, width)
-    crop: Int[np.ndarray, "*n 4"]  # (top, left, height, width), in pixels of the resized image
-    size: Int[np.ndarray, "*n 2"]  # (height, width) of the result
-
-    def take(self, rows: np.ndarray | slice | int) -> "View":
-        """The views of these images (whatever selects from an array), or the view of one."""
-        return View(*(field[rows] for field in self))
-
-
 DRAWS = 8  # uniform numbers that decide one view: flip, crop or not, 2 scales, height, width, top and left of the crop
 SLIMMEST = 20  # images more elongated than this are never cropped: 600 pixels across could be gigabytes along
 
@@ -88,7 +77,7 @@ def views(sizes: Int[np.ndarray, "M 2"], uniforms: Float[np.ndarray, "M 8"], set
     box = np.concatenate([corner, extent], axis=1)
     # Decided by later digits of the same number: one draw more would change the data of every run without this flip.
     flips = (flip < settings.flip) + 2 * (flip * 2**16 % 1 < settings.flip_vertical)
-    return View(flips, resized.astype(np.int32), box.astype(np.int32), final.astype(np.int32))
+    return View(flips.astype(np.int32), resized.astype(np.int32), box.astype(np.int32), final.astype(np.int32))
 
 
 def _below(uniforms, limits):
@@ -114,45 +103,68 @@ def resized_sizes(
     return scales[:, None] * sizes // short[:, None]
 
 
+Resized = Callable[[np.ndarray, int, int], np.ndarray]  # (image, height, width) -> image of that size
+
+
+def exact(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Resized by Pillow as in the original: bilinear, antialiased where it shrinks."""
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.frombuffer(picture.tobytes(), np.uint8)  # what np.asarray(picture) gives, in a tenth of its time
+    return pixels.reshape(height, width, 3)
+
+
+def fast(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Resized by OpenCV where nothing shrinks, at most one level from Pillow; it has no antialiasing, so else exact."""
+    if height < image.shape[0] or width < image.shape[1]:
+        return exact(image, height, width)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def apply(
     image: UInt8[np.ndarray, "h w 3"],
     boxes_xyxy_pixels: Float[np.ndarray, "n 4"],
     labels: Int[np.ndarray, " n"],
     view: View,
+    resized: Resized = exact,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"], Int[np.ndarray, " m"]]:
-    """The image and its objects as the view shows them.
+    """The image and its objects as the view shows them: see ``pixels_seen`` and ``boxes_seen``."""
+    return pixels_seen(image, view, resized), *boxes_seen(image.shape[:2], boxes_xyxy_pixels, labels, view)
 
-    Pixels are Pillow's (antialiased bilinear, 8 bits after each step), as in the original. Boxes are cut at the border
-    of the crop, and an object with nothing left inside is dropped; they come back as (cx, cy, w, h) in [0, 1].
+
+def boxes_seen(
+    size: tuple[int, int], boxes_xyxy_pixels: Float[np.ndarray, "n 4"], labels: Int[np.ndarray, " n"], view: View
+) -> tuple[Float[np.ndarray, "m 4"], Int[np.ndarray, " m"]]:
+    """The objects of an image of this (height, width) as the view shows them: (cx, cy, w, h) in [0, 1], and labels.
+
+    Boxes are cut at the border of the crop, and an object with nothing left inside is dropped.
     """
-    picture = Image.fromarray(image)
     if view.flip & 1:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         x0, y0, x1, y1 = boxes_xyxy_pixels.T
-        boxes_xyxy_pixels = np.stack([picture.width - x1, y0, picture.width - x0, y1], axis=1)
+        boxes_xyxy_pixels = np.stack([size[1] - x1, y0, size[1] - x0, y1], axis=1)
     if view.flip & 2:
-        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
         x0, y0, x1, y1 = boxes_xyxy_pixels.T
-        boxes_xyxy_pixels = np.stack([x0, picture.height - y1, x1, picture.height - y0], axis=1)
-
-    top, left, height, width = (int(number) for number in view.crop)
-    boxes = boxes_xyxy_pixels * _wh_wh(view.resize[::-1] / np.array(picture.size)) - _wh_wh([left, top])
+        boxes_xyxy_pixels = np.stack([x0, size[0] - y1, x1, size[0] - y0], axis=1)
+    top, left, height, width = view.crop
+    boxes = boxes_xyxy_pixels * _wh_wh(view.resize[::-1] / np.array(size[::-1])) - _wh_wh([left, top])
     boxes = np.clip(boxes, 0, _wh_wh([width, height]))
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     boxes = boxes[inside] / _wh_wh([width, height])
     boxes = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-    picture = _resize(picture, view.resize)
-    if picture.size != (width, height):
-        picture = picture.crop((left, top, left + width, top + height))
-    picture = _resize(picture, view.size)
-    pixels = np.frombuffer(picture.tobytes(), np.uint8)  # what np.asarray(picture) gives, in a tenth of its time
-    return pixels.reshape(picture.height, picture.width, 3), boxes, labels[inside]
+    return boxes, labels[inside]
 
 
-def _resize(picture: Image.Image, size) -> Image.Image:
+def pixels_seen(image: UInt8[np.ndarray, "h w 3"], view: View, resized: Resized = exact) -> UInt8[np.ndarray, "H W 3"]:
+    """The image as the view shows it, rounded to 8 bits after each step as in the original."""
+    if view.flip:
+        image = cv2.flip(image, {1: 1, 2: 0, 3: -1}[int(view.flip)])
+    top, left, height, width = (int(number) for number in view.crop)
+    image = _step(image, view.resize, resized)[top : top + height, left : left + width]
+    return _step(image, view.size, resized)
+
+
+def _step(image, size, resized: Resized):
     height, width = (int(number) for number in size)
-    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BILINEAR)
+    return image if image.shape[:2] == (height, width) else resized(image, height, width)
 
 
 def _wh_wh(pair):

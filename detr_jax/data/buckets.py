@@ -39,6 +39,22 @@ COCO = (
     Bucket(1344, 800, 100),
 )
 
+# Twelve, fitted alike: 16.5 % padding instead of 21 %, for four compilations more.
+COCO_12 = (
+    Bucket(512, 640, 64),
+    Bucket(576, 768, 64),
+    Bucket(640, 864, 64),
+    Bucket(704, 960, 64),
+    Bucket(768, 1024, 64),
+    Bucket(800, 1120, 64),
+    Bucket(800, 1344, 100),
+    Bucket(640, 576, 64),
+    Bucket(768, 640, 64),
+    Bucket(864, 736, 64),
+    Bucket(1024, 800, 64),
+    Bucket(1344, 800, 100),
+)
+
 
 def of_rows(rows: Sequence[Sequence[int]]) -> tuple[Bucket, ...]:
     """The buckets of a configuration. Raises UserError unless each is three positive whole numbers."""

@@ -3,68 +3,14 @@
 import functools
 import time
 from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
 
 import grain
 import jax
 import numpy as np
 
-from detr_jax.data import augmentation
-from detr_jax.data.buckets import Bucket
-from detr_jax.data.decode import decode
+from detr_jax.data.pictures import PIXELS, Pictures, Source
 from detr_jax.data.plan import EvalPlan, PlannedBatch, TrainPlan
-from detr_jax.data.split import Record
-from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What images are read from: a ``Split``, or anything else that can say as much."""
-
-    name: str
-    sizes: np.ndarray  # [M 2] (height, width)
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
-@runtime_checkable
-class Pictures(Protocol):
-    """What of an image goes onto the canvas: its ``Pixels``, or something that was made of them before."""
-
-    dtype: np.dtype
-
-    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
-        """(height, width, channels) of a canvas."""
-
-    def __call__(self, source: Source, index: int, view: augmentation.View, bucket: Bucket):
-        """(what fills the top left corner of the canvas [h w C], boxes [n 4], labels [n])."""
-
-
-class Pixels:
-    """Images as the view shows them."""
-
-    dtype = np.dtype(np.uint8)
-
-    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
-        """The bucket's own, and three colours."""
-        return bucket.height, bucket.width, 3
-
-    def __call__(self, source: Source, index: int, view: augmentation.View, bucket: Bucket):
-        """Reads and decodes. Raises UserError, which names the image, when it cannot."""
-        record = source[index]
-        height, width = (int(side) for side in source.sizes[index])
-        try:
-            image = decode(record.image, (height, width))
-        except ValueError as error:
-            raise UserError(
-                f"image {record.image_id} ({record.file_name}) of the split {source.name!r} cannot be used: {error}; "
-                f"python -m detr_jax.dataset check lists every such image"
-            ) from error
-        return augmentation.apply(image, record.boxes_xyxy_pixels, record.labels, view)
-
-
-PIXELS = Pixels()
 
 
 class Pipeline:
@@ -131,13 +77,14 @@ def load(source: Source, planned: PlannedBatch, pictures: Pictures = PIXELS) -> 
             valid=np.zeros((rows, slots), bool),
         ),
         image_ids=planned.image_ids,
+        views=planned.views if pictures.unseen else None,
     )
     for row in np.flatnonzero(planned.rows >= 0):
         view = planned.views.take(int(row))
         image, boxes, labels = pictures(source, int(planned.rows[row]), view, planned.bucket)
         h, w, n = *image.shape[:2], min(len(labels), slots)
         batch.images[row, :h, :w] = image
-        batch.sizes[row] = view.size
+        batch.sizes[row] = (h, w) if pictures.unseen else view.size
         batch.targets.boxes[row, :n] = boxes[:n]
         batch.targets.labels[row, :n] = labels[:n]
         batch.targets.valid[row, :n] = True

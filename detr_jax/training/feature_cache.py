@@ -11,22 +11,24 @@ import numpy as np
 
 from detr_jax.data.augmentation import Augmentation, View
 from detr_jax.data.buckets import Bucket
-from detr_jax.data.pipeline import PIXELS, Source
+from detr_jax.data.pictures import PIXELS, Source
 from detr_jax.program import UserError
 
 STAGES = ("", "layer1", "layer2", "layer3", "layer4")
 BELOW = ("backbone/conv1/", "backbone/norm1/")
 
 
-def checked_stage(name: str, settings: Augmentation, trained: list[str]) -> int:
+def checked_stage(name: str, settings: Augmentation, trained: list[str], resize: str = "host") -> int:
     """The number of the stage to cache, 0 for none.
 
     Args:
       name: '' or 'layer1', 'layer2', ...
       settings: the augmentation.
       trained: names of the trained arrays.
+      resize: the setting of that name; who resizes the images.
 
-    Raises UserError when there is no such stage, when something below it is trained, or when views never come again.
+    Raises UserError when there is no such stage, when something below it is trained, when views never come again, or
+    when the images are not resized as the cache does it.
     """
     if name not in STAGES:
         raise UserError(f"--config.train.cache_features={name!r} is no stage; choose from {', '.join(STAGES[1:])}")
@@ -45,6 +47,11 @@ def checked_stage(name: str, settings: Augmentation, trained: list[str]) -> int:
             "--config.train.cache_features needs views that come again: set --config.data.crop=0 and one scale, "
             f'--config.data.scales="({settings.scales[0]},)"'
         )
+    if resize != "host":
+        raise UserError(
+            f"--config.train.cache_features resizes each image once, as evaluation does, and has no use for "
+            f"--config.data.resize={resize}: leave that out"
+        )
     return stage
 
 
@@ -57,6 +64,7 @@ class FeatureCache:
     """
 
     dtype = np.dtype(np.float16)
+    unseen = False
 
     def __init__(self, compute: Callable[[np.ndarray, np.ndarray], np.ndarray], stride: int, channels: int):
         self._compute, self._stride, self._channels = compute, stride, channels

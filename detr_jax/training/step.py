@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from detr_jax.models import preprocess
 from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Batch
 from detr_jax.training import assignment, losses, matcher, optimizer
@@ -47,6 +48,7 @@ class Recipe(NamedTuple):
     denoising_groups: int = 0  # 0: no denoising
     cached_stage: int = 0  # of the backbone, whose features the batches hold instead of pixels; 0: pixels
     solver: assignment.Solver = assignment.solve  # of the matching
+    crop_max: int = 0  # pixels, of a side of the crops that are made of photos as they were read
 
 
 def init_state(arrays: Arrays, network: Network, freeze: tuple[str, ...], tx, average_decay: float) -> TrainState:
@@ -62,7 +64,7 @@ def _micro_batches(batch: Batch, count: int) -> Batch:
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
 
 
-def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe, mesh=None):
+def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe, mesh=None, canvas=None):
     """Gradient of the loss over the whole batch, and sums for the log.
 
     Returns:
@@ -75,6 +77,7 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
     step_key = jax.random.fold_in(jax.random.key(recipe.seed, impl="rbg"), state.step)
 
     def loss(params: Arrays, images: Batch, index):
+        images = preprocess.seen(images, canvas, recipe.crop_max)
         key = jax.random.fold_in(step_key, index)
         noise = None
         if recipe.denoising_groups:
@@ -125,14 +128,23 @@ def log_names(terms: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, network: Network, tx: optax.GradientTransformation, recipe: Recipe, mesh=None
+    state: TrainState,
+    batch: Batch,
+    *,
+    network: Network,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+    mesh=None,
+    canvas: tuple[int, int] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step; returns the new state and scalars for the log.
+
+    ``canvas`` is the (height, width) on which images are looked at, for batches with views.
 
     If the loss or the gradient norm is not finite, parameters, optimizer and average stay as they were, and the step is
     counted: one bad batch costs one step, not a run.
     """
-    grads, terms, errors, figures = gradients(state, batch, network, recipe, mesh)
+    grads, terms, errors, figures = gradients(state, batch, network, recipe, mesh, canvas)
     total = losses.total(terms, recipe.loss_weights)
     grads, norm = optimizer.clip(grads, recipe.clip_norm)
     # With a finite norm the updates are finite too: their squares, which Adam sums, are below the norm's.

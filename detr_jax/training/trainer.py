@@ -13,12 +13,12 @@ import numpy as np
 from detr_jax import detector, sharding
 from detr_jax.data import augmentation
 from detr_jax.data.buckets import Bucket, of_rows, with_room
-from detr_jax.data.pipeline import PIXELS, Pictures
+from detr_jax.data.pictures import Pictures, chosen
 from detr_jax.data.plan import TrainPlan
 from detr_jax.data.split import Split
 from detr_jax.models.network import Network
 from detr_jax.program import UserError
-from detr_jax.structures import Batch, Targets
+from detr_jax.structures import Batch, Targets, View
 from detr_jax.training import optimizer, step
 from detr_jax.training.class_loss import Focal, Softmax
 from detr_jax.training.feature_cache import FeatureCache, checked_stage
@@ -63,6 +63,7 @@ def make_recipe(config: dict, cached_stage: int, devices: int) -> step.Recipe:
         denoising_groups=model["denoising"],
         cached_stage=cached_stage,
         solver=SOLVERS[train["matcher"]],
+        crop_max=config["data"]["crop_max"] if config["data"]["crop"] else 0,
         auxiliary=loss["auxiliary"],
         normalizer_groups=devices if loss["normalizer"] == "per_device" else 1,
         clip_norm=config["optim"]["clip_norm"],
@@ -113,15 +114,17 @@ class Trainer:
         rates = optimizer.LearningRates(optim["lr"], optim["lr_backbone"])
         self._tx = optimizer.adamw(rates, self.rate_factor, optim["weight_decay"], optim["b2"])
         trained, _ = self.network.partition(self.network.shapes, tuple(config["freeze"]))
-        cached_stage = checked_stage(train["cache_features"], self.plan.settings, list(trained))
+        resize = config["data"]["resize"]
+        cached_stage = checked_stage(train["cache_features"], self.plan.settings, list(trained), resize)
         self._recipe = make_recipe(config, cached_stage, self.mesh.size)
         self._jitted = jax.jit(
             partial(step.train_step, network=self.network, tx=self._tx, recipe=self._recipe, mesh=self.mesh),
             donate_argnums=0,
+            static_argnames="canvas",
         )
         self._compiled: dict[Bucket, jax.stages.Compiled] = {}
         self.sources: dict[str, str] = {}  # sha256 of the weights that the run started from
-        self.pictures: Pictures = PIXELS  # what the batches hold of the images
+        self.pictures: Pictures = chosen(resize, split.sizes)  # what the batches hold of the images
 
     def _make_state(self, arrays: dict) -> step.TrainState:
         """A state of step 0 with these arrays, and fresh ones for the names that are missing."""
@@ -215,7 +218,8 @@ class Trainer:
         begin = time.monotonic()
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
         batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))
-        self._compiled[bucket] = self._jitted.lower(state, batch).compile()
+        canvas = (bucket.height, bucket.width)
+        self._compiled[bucket] = self._jitted.lower(state, batch, canvas=canvas).compile()
         memory = self._compiled[bucket].memory_analysis()
         need = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
         say(
@@ -238,4 +242,8 @@ def batch_shapes(bucket: Bucket, pictures: Pictures, batch_size: int, where: jax
     targets = Targets(
         array(np.float32, bucket.targets, 4), array(np.int32, bucket.targets), array(np.bool_, bucket.targets)
     )
-    return Batch(array(pictures.dtype, *pictures.shape(bucket)), array(np.int32, 2), targets, array(np.int32))
+    views = View(array(np.int32), array(np.int32, 2), array(np.int32, 4), array(np.int32, 2))
+    return Batch(
+        array(pictures.dtype, *pictures.shape(bucket)), array(np.int32, 2), targets, array(np.int32),
+        views if pictures.unseen else None,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """How many times faster images are prepared here than by the original DETR's loader, on one core.
 
-    PYTHONPATH=. python scripts/original_loader.py --data_dir=data --name=coco [--split=train] [--images=128] [--rounds=5]
+    PYTHONPATH=. python scripts/original_loader.py --data_dir=data --name=coco [--split=train] [--images=128]
 
 The original's loader is written here after its description (facebookresearch/detr, datasets/coco.py and transforms.py,
 util/misc.py): Pillow decodes, flips, resizes, crops and resizes; torch makes floats of it, normalises and pads. It gets

@@ -166,11 +166,13 @@ def main() -> None:
     program.keep_memory()  # as in the programs; PyTorch has it too
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    settings = {"dropout": 0.1, **(peer.NARROW if chosen.narrow else {})}
+    settings = {"dropout": 0.1, **(peer.NARROW | {"num_queries": 100} if chosen.narrow else {})}
     built = peer.build(seed=chosen.seed, **settings)
     settings = peer.PUBLISHED | settings
     config = program.plain(config_file.get_config("r50"))
     config["dtype"] = chosen.dtype
+    if chosen.narrow:
+        config["data"] |= {"scales": [64], "max_size": 96, "crop": 0.0, "buckets": [[64, 96, 100], [96, 64, 100]]}
     network = detr.network(**settings, dtype=chosen.dtype)
     ours = Ours(network, built.arrays, config)
     theirs = {"PyTorch": Theirs(built.model, device, chosen.dtype, compiled=False)}

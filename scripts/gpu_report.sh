@@ -83,6 +83,7 @@ for path in sorted(folder.glob("*/benchmark*.json")):
     report[path.parent.name] = json.loads(path.read_text())
 (folder / "gpu_report.json").write_text(json.dumps(report, indent=1))
 END
+shopt -s nullglob
 for file in "$output"/*.txt; do
   printf '\n== %s\n' "$(basename "$file" .txt)"
   grep -v -i -E "warning|^compiled|^$" "$file" | tail -n 40

@@ -222,6 +222,59 @@ def test_convolution_equals_a_loop_on_an_even_and_an_odd_size(size, stride, dila
     np.testing.assert_allclose(conv(jnp.asarray(x))[0], wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("size, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
+@pytest.mark.parametrize("channels", [(5, 3), (2, 6)])  # the product's wider side on the left and on the right
+def test_gradients_of_a_convolution_are_those_of_the_compiler(size, stride, dilation, channels):
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.normal(size=(2, 9, 12, channels[0])), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, *channels)), jnp.float32)
+
+    def compilers(x, kernel):
+        margin = dilation * (size // 2)
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(margin, margin)] * 2, rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    wanted, pull = jax.vjp(compilers, x, kernel)
+    found, pull_ours = jax.vjp(lambda x, kernel: resnet.convolve(x, kernel, stride, dilation), x, kernel)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    cotangent = jnp.asarray(rng.normal(size=wanted.shape), jnp.float32)
+    for ours, theirs in zip(pull_ours(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_dropout_is_as_random_as_a_generator():
+    """Counts of what is kept, alone and in pairs, against the binomial's own spread."""
+    ones, rate = jnp.ones((64, 128, 256)), 0.1
+    keys = [jax.random.fold_in(jax.random.key(7, impl="rbg"), number) for number in range(3)]
+    masks = [np.asarray(transformer.dropout(ones, rate, key)) for key in keys]
+    for mask in masks:
+        np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.9], rtol=1e-6)
+    kept = [mask > 0 for mask in masks]
+
+    def check(events, probability):
+        spread = math.sqrt(probability * (1 - probability) / events.size)
+        assert abs(events.mean() - probability) < 5 * spread, (events.mean(), probability)
+
+    for mask in kept:
+        check(mask, 0.9)
+        for axis in range(3):  # neighbours along every axis, and everything along it
+            near, far = np.split(mask, 2, axis=axis)
+            check(near & far, 0.81)
+            shifted = np.take(mask, range(1, mask.shape[axis]), axis), np.take(mask, range(mask.shape[axis] - 1), axis)
+            check(shifted[0] & shifted[1], 0.81)
+            rest = tuple(other for other in range(3) if other != axis)
+            by_index, count = mask.mean(axis=rest), mask.size // mask.shape[axis]
+            assert np.abs(by_index - 0.9).max() < 5.5 * math.sqrt(0.09 / count)
+    check(kept[0] & kept[1], 0.81)
+    check(kept[1] & kept[2], 0.81)
+    # A shift of one key's bits would be another key's.
+    flat = [mask.ravel() for mask in kept]
+    for shift in (1, 2, 255, 256, 257, 4096):
+        check(flat[0][shift:] & flat[1][:-shift], 0.81)
+
+
 @pytest.mark.parametrize("height, width", [(24, 37), (33, 30)])
 def test_stem_equals_a_loop(height, width):
     net = resnet.ResNet("resnet10", width=8, last_stage="layer1", rngs=nnx.Rngs(0))

@@ -12,7 +12,7 @@ from flax import nnx
 
 from configs import detr as configs
 from detr_jax import detector, program
-from detr_jax.models import position_encoding, resnet, transformer
+from detr_jax.models import attention, position_encoding, resnet, transformer
 from detr_jax.models.network import Keys
 from detr_jax.models.preprocess import MEAN, STD, normalize
 
@@ -248,7 +248,7 @@ def test_dropout_is_as_random_as_a_generator():
     """Counts of what is kept, alone and in pairs, against the binomial's own spread."""
     ones, rate = jnp.ones((64, 128, 256)), 0.1
     keys = [jax.random.fold_in(jax.random.key(7, impl="rbg"), number) for number in range(3)]
-    masks = [np.asarray(transformer.dropout(ones, rate, key)) for key in keys]
+    masks = [np.asarray(attention.dropout(ones, rate, key)) for key in keys]
     for mask in masks:
         np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.9], rtol=1e-6)
     kept = [mask > 0 for mask in masks]
@@ -457,13 +457,34 @@ def test_transformer_equals_loops_with_masked_cells(pre_norm):
         np.testing.assert_allclose(found[:, image], wanted, atol=2e-4)
 
 
+@pytest.mark.parametrize("bias_shape", [None, (2, 1, 1, 7), (1, 3, 5, 7), (2, 3, 5, 7)])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_gradients_of_attention_are_those_of_its_formula(bias_shape, rate):
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 3, n, 4)), jnp.float32) for n in (5, 7, 7))
+    bias = None if bias_shape is None else jnp.asarray(rng.normal(size=bias_shape), jnp.float32)
+    key = jax.random.key(3, impl="rbg")
+
+    def formula(q, k, v, bias):
+        logits = jnp.einsum("baqd,basd->baqs", q, k)
+        weights = jax.nn.softmax(logits if bias is None else logits + bias)
+        return jnp.einsum("baqs,basd->baqd", attention.dropout(weights, rate, key), v)
+
+    wanted, pull = jax.vjp(formula, q, k, v, bias)
+    found, pull_ours = jax.vjp(lambda *inputs: attention.attend(*inputs, key, rate), q, k, v, bias)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    cotangent = jnp.asarray(rng.normal(size=wanted.shape), jnp.float32)
+    ours, theirs = pull_ours(cotangent), pull(cotangent)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=5e-6), ours, theirs)
+
+
 def test_attention_without_any_valid_key_is_finite():
-    attention = transformer.Attention(8, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer = attention.Attention(8, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
     valid = jnp.array([[True, False, True], [False, False, False]])
 
     def summed(x):
-        return jnp.sum(attention(x, x, x, valid))
+        return jnp.sum(layer(x, x, x, valid))
 
     value, gradient = jax.value_and_grad(summed)(x)
     assert np.isfinite(value) and np.isfinite(gradient).all()

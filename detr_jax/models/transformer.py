@@ -13,76 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from detr_jax.models.attention import Attention, dropout, split_key
 from detr_jax.models.focus import Focus, everywhere
 from detr_jax.models.layers import layer_norm, linear
 from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
-
-
-def _mixed(x: jax.Array) -> jax.Array:
-    """32 bits in which each bit of ``x`` shows (Wellons' lowbias32)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
-
-
-def dropout(x: Float[Array, "*b"], rate: float, key: jax.Array | None) -> Float[Array, "*b"]:
-    """Zeroes each element with probability ``rate`` and scales the rest; the identity without a key.
-
-    The random bits are a hash of the element's number and the key. Unlike those of a generator they melt into the
-    arithmetic around them, forwards and backwards: no array of bits is written, and every device draws its own part.
-    """
-    if key is None or rate == 0.0:
-        return x
-    first, second = jax.random.key_data(key)[:2]
-    number, stride = jnp.zeros(x.shape, jnp.uint32), 1
-    for axis in reversed(range(x.ndim)):
-        number += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= x.shape[axis]
-    kept = _mixed(_mixed(number ^ first) + second) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
-
-
-def split_key(key: jax.Array | None, count: int):
-    """``count`` keys, or as many times None."""
-    return [None] * count if key is None else jax.random.split(key, count)
-
-
-class Attention(nnx.Module):
-    """Multi-head attention; softmax in float32."""
-
-    def __init__(self, width: int, heads: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs):
-        self.heads, self.dropout_rate = heads, dropout_rate
-        # torch keeps query, key and value in one 3D x D tensor, and Xavier's bound counts all of it.
-        packed, single = math.sqrt(6 / (4 * width)), math.sqrt(6 / (2 * width))
-        self.query = linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
-        self.key = linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
-        self.value = linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
-        self.out = linear(width, width, bound=single, zero_bias=True, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self,
-        queries: Float[Array, "B Q D"],
-        keys: Float[Array, "B S D"],
-        values: Float[Array, "B S D"],
-        key_valid: Bool[Array, "B S"] | None = None,
-        bias: Float[Array, "#B #A Q S"] | None = None,
-        dropout_key: jax.Array | None = None,
-    ) -> Float[Array, "B Q D"]:
-        """Attends to the valid keys; ``bias`` is added to the logits."""
-
-        def split_heads(x):  # [B n D] -> [B n A D/A]
-            return x.reshape(*x.shape[:2], self.heads, -1)
-
-        q, k, v = split_heads(self.query(queries)), split_heads(self.key(keys)), split_heads(self.value(values))
-        logits = jnp.einsum("bqad,bsad->baqs", q * (q.shape[-1] ** -0.5), k).astype(jnp.float32)
-        if bias is not None:
-            logits = logits + bias
-        if key_valid is not None:  # finite, so that a row without any valid key is uniform instead of NaN
-            logits = jnp.where(key_valid[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(logits).astype(v.dtype), self.dropout_rate, dropout_key)
-        attended = jnp.einsum("baqs,bsad->bqad", weights, v)
-        return self.out(attended.reshape(*queries.shape))
 
 
 class FeedForward(nnx.Module):

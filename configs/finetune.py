@@ -4,7 +4,7 @@
         --config.data.name=cells --config.data.dir=data --config.model.backbone_weights=resnet18.npz
 
 Words: r18_c4 (a few hundred photos on a CPU: ResNet-18 up to layer3, of which layer3 is trained and the features below
-are computed once; about 20 minutes of one core), r50_c4 (a GPU: ResNet-50 up to layer3, augmentation on; not run yet),
+are computed once; 13 minutes on two cores), r50_c4 (a GPU: ResNet-50 up to layer3, augmentation on; not run yet),
 overfit (after one of them: learns the training images by heart). All are the fast detector of configs/detr.py.
 """
 

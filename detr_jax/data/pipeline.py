@@ -69,7 +69,7 @@ def load(source: Source, planned: PlannedBatch, pictures: Pictures = PIXELS) -> 
     """
     rows, slots = len(planned.rows), planned.bucket.targets
     batch = Batch(
-        images=np.zeros((rows, *pictures.shape(planned.bucket)), pictures.dtype),
+        images=np.empty((rows, *pictures.shape(planned.bucket)), pictures.dtype),  # filled below, its margins too
         sizes=np.zeros((rows, 2), np.int32),
         targets=Targets(
             boxes=np.zeros((rows, slots, 4), np.float32),
@@ -79,11 +79,12 @@ def load(source: Source, planned: PlannedBatch, pictures: Pictures = PIXELS) -> 
         image_ids=planned.image_ids,
         views=planned.views if pictures.unseen else None,
     )
+    batch.images[planned.rows < 0] = 0
     for row in np.flatnonzero(planned.rows >= 0):
         view = planned.views.take(int(row))
         image, boxes, labels = pictures(source, int(planned.rows[row]), view, planned.bucket)
         h, w, n = *image.shape[:2], min(len(labels), slots)
-        batch.images[row, :h, :w] = image
+        batch.images[row, :h, :w], batch.images[row, h:], batch.images[row, :h, w:] = image, 0, 0
         batch.sizes[row] = (h, w) if pictures.unseen else view.size
         batch.targets.boxes[row, :n] = boxes[:n]
         batch.targets.labels[row, :n] = labels[:n]

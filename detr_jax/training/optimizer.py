@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -54,11 +55,8 @@ def _settled(arrays: Arrays) -> Arrays:
 
     Otherwise XLA computes the moments again for the parameters, from copies of the old ones.
     """
-    barrier = jax.lax.optimization_barrier
-    return {
-        name: jax.lax.platform_dependent(array, cpu=barrier, default=lambda array: array)
-        for name, array in arrays.items()
-    }
+    one_by_one = partial(jax.tree.map, jax.lax.optimization_barrier)
+    return jax.lax.platform_dependent(arrays, cpu=one_by_one, default=lambda arrays: arrays)
 
 
 def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:

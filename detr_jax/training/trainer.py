@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -205,28 +206,40 @@ class Trainer:
         self.pictures = FeatureCache(partial(features, frozen), stride, channels)
 
     def compile_ahead(self, state: step.TrainState, first_step: int, say: Callable[[str], None]) -> None:
-        """Compiles for every canvas of the coming steps, the largest first: what does not fit shows before step 1."""
+        """Compiles for every canvas of the coming steps, the largest first: what does not fit shows before step 1.
+
+        While one is compiled, or loaded from the cache of compiled programs, the next is traced.
+        """
         coming = range(first_step, min(self.total_steps, first_step + LOOK_AHEAD))
         canvases = {self.plan[k].bucket for k in coming}
-        for bucket in sorted(canvases, key=lambda bucket: (-bucket.area, -bucket.targets)):
-            self.compiled(state, bucket, say)
+        with ThreadPoolExecutor(1) as compiler:
+            jobs = [
+                compiler.submit(self._compile, bucket, self._lowered(state, bucket), say)
+                for bucket in sorted(canvases, key=lambda bucket: (-bucket.area, -bucket.targets))
+            ]
+            for job in jobs:
+                job.result()
 
     def compiled(self, state: step.TrainState, bucket: Bucket, say: Callable[[str], None]) -> jax.stages.Compiled:
         """The step for batches on this canvas, compiled when it is first asked for."""
-        if bucket in self._compiled:
-            return self._compiled[bucket]
-        begin = time.monotonic()
+        if bucket not in self._compiled:
+            self._compile(bucket, self._lowered(state, bucket), say)
+        return self._compiled[bucket]
+
+    def _lowered(self, state: step.TrainState, bucket: Bucket) -> jax.stages.Lowered:
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
         batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))
-        canvas = (bucket.height, bucket.width)
-        self._compiled[bucket] = self._jitted.lower(state, batch, canvas=canvas).compile()
+        return self._jitted.lower(state, batch, canvas=(bucket.height, bucket.width))
+
+    def _compile(self, bucket: Bucket, lowered: jax.stages.Lowered, say: Callable[[str], None]) -> None:
+        begin = time.monotonic()
+        self._compiled[bucket] = lowered.compile()
         memory = self._compiled[bucket].memory_analysis()
         need = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
         say(
             f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
             f"{time.monotonic() - begin:.1f} s, needs {need:.2f} GB on each device"
         )
-        return self._compiled[bucket]
 
     def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Callable[[str], None]):
         """One training step: (new state, metrics), still being computed when this returns."""

@@ -95,7 +95,6 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2, help="of the original, a process")
     chosen_values = parser.parse_args()
     torch.set_num_threads(1)
-    program.keep_memory()  # as in the programs; the original has it too
     split = open_split(chosen_values.data_dir, chosen_values.name, chosen_values.split)
     config = program.plain(detr.get_config())
     plan = make_plan(config, split)

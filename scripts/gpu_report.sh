@@ -65,6 +65,7 @@ bench() { # NAME VERB FLAGS...
   part vs_torch_inference "$python" scripts/benchmark_vs_torch.py "${torch_infer[@]}" --dtype=bfloat16 --output="$output/vs_torch_inference"
   bench infer_bf16 infer --config=$r50 $bf16 "${infer[@]}"
   bench step_fast step --config=${r50/r50/r50,fast} $batch $bf16 "${few[@]}"
+  bench step_device step --config=$r50 $batch $bf16 --config.data.resize=device "${few[@]}"
   bench step_remat step --config=$r50 $batch $bf16 --config.train.remat=True "${few[@]}"
   bench step_pallas step --config=$r50 $batch $bf16 --config.train.matcher=$kernel "${few[@]}"
   bench step_float32 step --config=$r50 $batch "${few[@]}"
@@ -72,7 +73,11 @@ bench() { # NAME VERB FLAGS...
   bench step_dc5 step --config=${r50/r50/r50_dc5} $batch $bf16 "${few[@]}"
   bench infer_float32 infer --config=$r50 "${infer[@]}"
   part vs_torch_compiled "$python" scripts/benchmark_vs_torch.py "${torch[@]/--mix=8/--mix=0}" --compile --output="$output/vs_torch_compiled"
-  if [ -n "$photos" ]; then bench data data --config=$r50 $photos --threads=1,4,16; fi
+  if [ -n "$photos" ]; then
+    bench data data --config=$r50 $photos --threads=1,4,16
+    part train "$python" -m detr_jax.train --config=$r50 $batch $bf16 $photos --config.data.resize=device \
+      --config.train.steps=200 --config.train.log_every=20 --config.train.eval_every=200 --workdir="$output/train_workdir"
+  fi
 }
 
 "$python" - "$output" <<'END'

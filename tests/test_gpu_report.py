@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PARTS = "agree step_r50 match infer_bf16 step_fast step_remat step_pallas step_float32 step_r101 step_dc5 infer_float32"
+PARTS = (
+    "agree step_r50 match infer_bf16 step_fast step_device step_remat step_pallas step_float32 step_r101 step_dc5 "
+    "infer_float32"
+)
 
 
 @pytest.mark.slow

@@ -147,10 +147,10 @@ def train_step(
     grads, terms, errors, figures = gradients(state, batch, network, recipe, mesh, canvas)
     total = losses.total(terms, recipe.loss_weights)
     grads, norm = optimizer.clip(grads, recipe.clip_norm)
-    # With a finite norm the updates are finite too: their squares, which Adam sums, are below the norm's.
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
-    params = optax.apply_updates(state.params, updates)
+    finite &= jnp.isfinite(optax.global_norm(updates))  # an absurd learning rate: Adam's moments are sound, no more
+    params = jax.tree.map(lambda old, update: jnp.where(finite, old + update, old), state.params, updates)
     decay = recipe.average_decay
     average = {
         name: jnp.where(finite, decay * old + (1 - decay) * params[name], old) for name, old in state.average.items()

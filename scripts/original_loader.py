@@ -10,7 +10,6 @@ pads more). Figures are of processor time, in turns, medians; needs torch. Print
 
 import argparse
 import io
-import statistics
 import time
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL import Image
 
 from configs import detr
 from detr_jax import program
-from detr_jax.benchmarks import data
+from detr_jax.benchmarks import data, timing
 from detr_jax.data.pictures import RESIZES, chosen
 from detr_jax.data.pipeline import load
 from detr_jax.data.split import open_split
@@ -112,17 +111,11 @@ def main() -> None:
         return lambda: [load(split, planned, pictures) and None for planned in batches]
 
     ways = {"original": original} | {resize: ours(resize) for resize in RESIZES}
-    taken = {name: [] for name in ways}
-    for turn in range(chosen_values.rounds + 1):
-        for name, way in ways.items():
-            begin = time.process_time()
-            way()
-            if turn:
-                taken[name].append((time.process_time() - begin) / len(looks) * 1e3)
-    slow = statistics.median(taken["original"])
-    for name, values in taken.items():
-        middle = statistics.median(values)
-        print(f"{name:9} {middle:6.2f} ms an image ({min(values):.2f} to {max(values):.2f}), {slow / middle:4.1f}x")
+    taken = timing.in_turns(ways, chosen_values.rounds, clock=time.process_time)
+    for name, seconds in taken.items():
+        median, least, most = (value / len(looks) * 1e3 for value in seconds)
+        faster = taken["original"].median / seconds.median
+        print(f"{name:9} {median:6.2f} ms an image ({least:.2f} to {most:.2f}), {faster:4.1f}x")
     print(f"padding: {data.waste(plan):.1%} of the pixels")
 
 

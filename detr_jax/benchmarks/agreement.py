@@ -54,19 +54,9 @@ def measure(config: dict, canvas: tuple[int, int], batch_size: int, seed: int) -
     rows = []
     for dtype, precision in (("float32", "highest"), ("float32", None), ("bfloat16", None)):
         found = _one_step(_without_dropout(config, dtype), batch, arrays, device, precision)
-        rows.append(
-            {
-                "dtype": dtype,
-                "products": precision or "default",
-                **{
-                    name: _relative(*pair)
-                    for name, pair in zip(
-                        ("outputs", "loss", "gradients"), zip(found, wanted, strict=True), strict=True
-                    )
-                },
-                "finite": all(np.isfinite(gradient).all() for gradient in found[2].values()),
-            }
-        )
+        apart = dict(zip(("outputs", "loss", "gradients"), map(_relative, found, wanted), strict=True))
+        finite = all(np.isfinite(gradient).all() for gradient in found[2].values())
+        rows.append({"dtype": dtype, "products": precision or "default", **apart, "finite": finite})
     return rows
 
 

@@ -86,18 +86,14 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """torch's AdamW: decay acts on every parameter, biases and norms included, and is scaled by the group's rate.
 
-    ``update`` takes ``finite``: where it is False the state stays as it was and every update is zero.
+    ``update`` takes ``finite``: where it is False the state stays as it was, and the updates are not to be used.
     """
 
     def scale_by_rate() -> optax.GradientTransformationExtraArgs:
-        def update(
-            updates: Arrays, state: optax.ScaleByScheduleState, params=None, *, finite: jax.Array | bool = True, **_
-        ):
+        def update(updates: Arrays, state: optax.ScaleByScheduleState, params=None, *, finite=True, **_):
             now = factor(state.count)
             rate = rates._asdict()
-            scaled = {
-                name: jnp.where(finite, -rate[group_of(name)] * now * update, 0.0) for name, update in updates.items()
-            }
+            scaled = {name: -rate[group_of(name)] * now * update for name, update in updates.items()}
             return scaled, optax.ScaleByScheduleState(state.count + finite)
 
         return optax.GradientTransformationExtraArgs(

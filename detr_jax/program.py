@@ -56,12 +56,13 @@ def keep_memory() -> None:
     """Lets the process keep what it frees, where the C library is glibc.
 
     XLA on a CPU asks for all temporary memory of a program anew in every call, a gigabyte or more, and by default glibc
-    fetches and returns it page by page: a tenth of a training step.
+    fetches and returns it page by page: a tenth of a training step, more on a busy machine. The heaps of threads are
+    returned whatever the threshold says, so there is one heap for all.
     """
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    mmap_max, trim_threshold, arena_max = -4, -1, -8  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX of malloc.h
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(mmap_max, 0)
-        ctypes.CDLL(None).mallopt(trim_threshold, -1)
+        for parameter, value in ((mmap_max, 0), (trim_threshold, -1), (arena_max, 1)):
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

@@ -65,6 +65,11 @@ SETS = {
             "fast + average 0.99": {"train.average_decay": 0.99},
             "fast with layer3 frozen": {"freeze": ("backbone",), "train.cache_features": "layer2"},
             "fast with layer2 trained": {"freeze": (), "train.cache_features": "layer1"},
+            "fast at 384x512": {
+                "data.scales": (384,),
+                "data.max_size": 512,
+                "data.buckets": ((384, 512, 64), (512, 384, 64)),
+            },
         },
     ),
 }

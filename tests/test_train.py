@@ -133,6 +133,9 @@ BAD_INPUT = {  # arguments -> words of the sentence
     "dropout": (["--config.model.dropout=2.0"], ["dropout", "2.0"]),
     "dtype": (["--config.dtype=float17"], ["dtype", "float17"]),
     "schedule": (["--config.optim.schedule=steps"], ["schedule", "steps", "cosine"]),
+    "learning rate": (["--config.optim.lr=inf"], ["--config.optim.lr is inf", "from 0 to 1"]),
+    "clipping": (["--config.optim.clip_norm=nan"], ["--config.optim.clip_norm is nan"]),
+    "weight decay": (["--config.optim.weight_decay=-0.1"], ["--config.optim.weight_decay is -0.1"]),
     "normalizer": (["--config.loss.normalizer=mine"], ["mine", "global"]),
     "matcher": (["--config.train.matcher=mine"], ["mine", "loop", "pallas"]),
     "matcher without a GPU": (["--config.train.matcher=pallas"], ["GPU", "loop"]),
@@ -289,7 +292,7 @@ def test_a_damaged_checkpoint_is_set_aside(programs, tmp_path, item):
 def test_numbers_that_are_not_finite_stop_the_run(programs, tmp_path):
     workdir = tmp_path / "run"
     more = ("--config.train.stop_after_skipped=3", "--config.train.steps=40", "--config.train.checkpoint_every=1")
-    more += ("--config.train.eval_every=100", "--config.optim.lr=inf")
+    more += ("--config.train.eval_every=100", "--config.loss.bbox_weight=3e38")
     done = programs.run("train", *programs.training(workdir, *more))
     assert_one_sentence(done, "the last 3 steps", "not finite", "nan_report", "--config.optim.lr")
     reports = [json.loads(path.read_text()) for path in sorted((workdir / "nan_report").iterdir())]

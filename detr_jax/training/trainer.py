@@ -29,6 +29,14 @@ from detr_jax.weights import checkpoints, pretrained
 
 LOOK_AHEAD = 1000  # steps whose canvases are compiled before the first step
 NORMALIZERS = ("global", "per_device")
+# Of the optimizer's settings, the values with which a finite gradient is a finite update: step.train_step relies on it.
+RANGES = {
+    "lr": (0, 1),
+    "lr_backbone": (0, 1),
+    "weight_decay": (0, 1),
+    "b2": (0.5, 0.999999),
+    "clip_norm": (0, 1e6),
+}
 
 
 def make_plan(config: dict, split: Split) -> TrainPlan:
@@ -74,6 +82,13 @@ def make_recipe(config: dict, cached_stage: int, devices: int) -> step.Recipe:
     )
 
 
+def check_optimizer(optim: dict) -> None:
+    """Raises UserError for a number that the optimizer cannot work with."""
+    for name, (least, most) in RANGES.items():
+        if not least <= optim[name] <= most:  # "not a number" is not either
+            raise UserError(f"--config.optim.{name} is {optim[name]}; choose a number from {least} to {most}")
+
+
 def check_batch_size(batch_size: int, accum_steps: int, devices: int) -> None:
     """Raises UserError unless the batch can be cut into equal parts."""
     unit = devices * max(accum_steps, 1)
@@ -101,6 +116,7 @@ class Trainer:
         self.batch_size = train["batch_size"]
         self.mesh = sharding.make_mesh(train["fsdp"])
         check_batch_size(self.batch_size, train["accum_steps"], self.mesh.size)
+        check_optimizer(optim)
         self.plan = make_plan(config, split)
         self.steps_per_epoch = self.plan.steps_per_epoch
         self.total_steps = train["steps"] or train["epochs"] * self.steps_per_epoch

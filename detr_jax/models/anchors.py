@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Float
 
-from detr_jax.models.layers import Perceptron, linear
+from detr_jax.models.layers import Perceptron, linear, run
 from detr_jax.models.position_encoding import sines
 from detr_jax.models.transformer import Memory, Transformer, split_key
 from detr_jax.structures import Array, Noised, Outputs, Predictions
@@ -176,7 +176,7 @@ class AnchorDecoder(nnx.Module):
             anchors = jax.nn.sigmoid(references)
             features = sines(anchors * (2 * jnp.pi), x.shape[-1] // 2, self.temperature)  # [B N 4 D/2]
             positions = self.positions(features.reshape(*x.shape[:2], -1).astype(self.dtype))
-            x = transformer.run(layer, x, positions, memory, key, bias, anchors)
+            x = run(layer, x, positions, memory, key, bias, anchors, remat=transformer.remat)
             hidden = transformer.decoder_norm(x)
             layer_logits, moved = head(hidden)
             moved = references + moved

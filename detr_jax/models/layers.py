@@ -1,6 +1,7 @@
-"""Linear layers and layer norm with torch's defaults, and the perceptron that boxes and positions come from."""
+"""Linear layers and layer norm with torch's defaults, the perceptron of boxes and positions, running a layer."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,3 +51,12 @@ class Perceptron(nnx.Module):
         for layer in self.layers[:-1]:
             x = nnx.relu(layer(x))
         return self.layers[-1](x)
+
+
+@partial(jax.jit, static_argnames="remat")
+def run(layer: nnx.Module, *arguments, remat: bool = False):
+    """What ``layer`` makes of these arguments; with ``remat`` it is computed again in the backward pass, not kept.
+
+    Layers of the same settings and shapes are traced once: a start from compiled programs is mostly tracing.
+    """
+    return (jax.checkpoint(layer) if remat else layer)(*arguments)

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from detr_jax.models.layers import run
 from detr_jax.structures import Array
 
 GROUPS = 8  # of the group norm, where there are as many channels
@@ -328,7 +329,7 @@ class ResNet(nnx.Module):
             features = []
         for stage in range(below + 1, self.depth + 1):
             for block in getattr(self, f"layer{stage}"):
-                x, area = (jax.checkpoint(block) if self.remat and stage > 1 else block)(x, area)
+                x, area = run(block, x, area, remat=self.remat and stage > 1)
             features.append((x, area))
         return features
 

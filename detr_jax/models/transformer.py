@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from detr_jax.models.attention import Attention, dropout, split_key
 from detr_jax.models.focus import Focus, everywhere
-from detr_jax.models.layers import layer_norm, linear
+from detr_jax.models.layers import layer_norm, linear, run
 from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
 
@@ -149,10 +149,6 @@ class Transformer(nnx.Module):
         self.decoder_norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.remat = remat
 
-    def run(self, layer, *arguments):
-        """One layer's output."""
-        return (jax.checkpoint(layer) if self.remat else layer)(*arguments)
-
     def encode(
         self,
         x: Float[Array, "B S D"],
@@ -162,7 +158,7 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "B S D"]:
         """The encoder's memory of the image."""
         for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
-            x = self.run(layer, x, positions, valid, key)
+            x = run(layer, x, positions, valid, key, remat=self.remat)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def decode(
@@ -175,6 +171,6 @@ class Transformer(nnx.Module):
         """The queries after every decoder layer, normed."""
         outputs = []
         for layer, key in zip(self.decoder, split_key(dropout_key, len(self.decoder)), strict=True):
-            x = self.run(layer, x, query_positions, memory, key)
+            x = run(layer, x, query_positions, memory, key, remat=self.remat)
             outputs.append(self.decoder_norm(x))
         return jnp.stack(outputs)

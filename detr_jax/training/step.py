@@ -1,5 +1,6 @@
 """One training step as a pure function of (state, batch); everything random follows from the step number."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -127,6 +128,17 @@ def log_names(terms: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return named
 
 
+@partial(jax.jit, static_argnames=("tx", "decay"))  # of its own: traced once, not for every canvas
+def _renewed(state: TrainState, grads: Arrays, finite: jax.Array, tx: optax.GradientTransformation, decay: float):
+    """Parameters, optimizer and average after a step; as they were, unless it is ``finite``."""
+    updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
+    params = jax.tree.map(lambda old, update: jnp.where(finite, old + update, old), state.params, updates)
+    average = {
+        name: jnp.where(finite, decay * old + (1 - decay) * params[name], old) for name, old in state.average.items()
+    }
+    return params, opt_state, average
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -150,13 +162,7 @@ def train_step(
     # With a finite norm the updates are finite too: the squares that Adam sums are below the norm's, and the trainer
     # refuses absurd learning rates. So nothing has to look at them.
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
-    updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
-    params = jax.tree.map(lambda old, update: jnp.where(finite, old + update, old), state.params, updates)
-    decay = recipe.average_decay
-    average = {
-        name: jnp.where(finite, decay * old + (1 - decay) * params[name], old) for name, old in state.average.items()
-    }
-
+    params, opt_state, average = _renewed(state, grads, finite, tx, recipe.average_decay)
     skipped = (~finite).astype(jnp.int32)
     figures_of_errors = errors.figures()
     metrics = {

@@ -109,6 +109,9 @@ def test_denoising_terms_are_the_mean_over_groups_of_the_objects_own_queries():
             distance += float(np.abs(boxes[layer, image, query] - targets.boxes[image, slot]).sum())
         assert float(terms["loss_ce"][layer]) == pytest.approx(classes / 4 / 2, rel=1e-4)
         assert float(terms["loss_bbox"][layer]) == pytest.approx(distance / 4 / 2, rel=1e-4)
+    last = losses.counted(Predictions(logits, boxes), auxiliary=False)
+    for name, values in losses.denoising_losses(last, targets, jnp.float32(4), Focal()).items():
+        np.testing.assert_allclose(values, terms[name][-1:], rtol=1e-6)
 
 
 def test_proposals_are_matched_as_one_more_layer_and_named_apart():

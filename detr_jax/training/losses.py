@@ -112,11 +112,14 @@ def denoising_losses(
     return {name: jnp.mean(values.reshape(layers, -1), axis=1) for name, values in terms.items()}
 
 
+def counted(decoded: Predictions, auxiliary: bool) -> Predictions:
+    """Every decoder layer, or only the last."""
+    return decoded if auxiliary else Predictions(*(values[-1:] for values in decoded))
+
+
 def layers_of(outputs: Outputs, auxiliary: bool) -> Predictions:
-    """Everything that is matched: the encoder's proposals, if any, then every decoder layer, or only the last."""
-    decoded = Predictions(outputs.logits, outputs.boxes)
-    if not auxiliary:
-        decoded = Predictions(*(values[-1:] for values in decoded))
+    """Everything that is matched: the encoder's proposals, if any, then the decoder layers that count."""
+    decoded = counted(Predictions(outputs.logits, outputs.boxes), auxiliary)
     if outputs.proposals is None:
         return decoded
     return Predictions(*(jnp.concatenate(pair) for pair in zip(outputs.proposals, decoded, strict=True)))

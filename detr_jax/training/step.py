@@ -95,7 +95,8 @@ def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe,
         if outputs.proposals is not None:
             terms = losses.apart(terms, "_enc", 1)
         if outputs.denoised is not None:
-            denoised = losses.denoising_losses(outputs.denoised, images.targets, divisors.objects, class_loss)
+            denoised = losses.counted(outputs.denoised, recipe.auxiliary)
+            denoised = losses.denoising_losses(denoised, images.targets, divisors.objects, class_loss)
             terms |= {f"{name}_dn": values for name, values in denoised.items()}
         figures = {"matcher_turns": jnp.max(matches.turns), "matcher_nonfinite": jnp.sum(matches.nonfinite)}
         errors = losses.errors(layers, images.targets, matches.query_of_target, class_loss)

@@ -5,8 +5,8 @@
 
 Every run is a `python -m detr_jax.train` in a workdir of its own, so a run that is there already is not made again; the
 table gives the mean and the range over the seeds of AP and AP50 after the last step, and the seconds of training
-without evaluation, at the speed of the fastest row of the logs. With --seconds=S each variant gets as many steps as it does in S seconds, measured in its run
-of --steps: equal wall time instead of equal steps.
+without evaluation, at the speed of the fastest row of the logs. With --seconds=S each variant gets as many steps as it
+does in S seconds, measured in its run of --steps: equal wall time instead of equal steps.
 """
 
 import argparse

@@ -22,11 +22,11 @@ RATES = optimizer.LearningRates(rest=1e-3, backbone=1e-4)
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
 
 
-def network(dtype: str = "float32", **model):
+def network(dtype: str = "float32", remat: bool = False, **model):
     config = configs.get_config("debug")
     settings = dict(backbone_width=8, last_stage="layer2", norm="frozen_batch", num_queries=6, dropout=0.0)
     config.model.update(settings | model)
-    config.dtype = dtype
+    config.dtype, config.train.remat = dtype, remat
     return detector.build_network(program.plain(config), CLASSES)
 
 
@@ -124,6 +124,19 @@ def test_accumulation_gives_the_gradient_of_one_big_batch(parts, net, arrays, wh
     for name, values in whole[1].items():
         np.testing.assert_allclose(cut[1][name], values, rtol=1e-5, err_msg=name)
     assert_equal(cut[2], whole[2])
+
+
+def test_rematerialisation_computes_more_and_gives_the_same(net, arrays, whole):
+    again, state, batch = network(remat=True), step.init_state(arrays, net, (), adamw(), 0.0), make_batch()
+    found = gradients_of(again, state, batch, recipe())
+    assert_close(found[0], whole[0], 1e-5)
+    assert_close(found[1], whole[1], 1e-5)
+
+    def flops(net):  # as asked for: the CPU's compiler may undo it
+        lowered = jax.jit(lambda state, batch: step.gradients(state, batch, net, recipe())[0]).lower(state, batch)
+        return lowered.cost_analysis()["flops"]
+
+    assert flops(again) > 1.1 * flops(net)
 
 
 def test_gradients_reach_every_trained_array_and_no_other(net, whole):

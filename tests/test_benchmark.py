@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from programs import Programs, assert_one_sentence, of_session
 
-from detr_jax.benchmarks import coco_like, evaluation, match, timing
-from detr_jax.data.buckets import COCO
+from configs import detr as configs
+from detr_jax import detector, program
+from detr_jax.benchmarks import coco_like, evaluation, match, step, timing
+from detr_jax.data.buckets import COCO, Bucket
 
 TINY = [
     "--config=configs/shapes.py:smoke", "--config.model.backbone_width=8", "--config.model.hidden_dim=32",
@@ -85,12 +87,23 @@ def test_step_and_where_its_time_goes(programs, tmp_path):
     assert said.returncode == 0, said.stderr
     figures = json.loads((tmp_path / "benchmark.json").read_text())["step"]
     (canvas,) = figures["canvases"]
-    assert canvas["canvas"] == "64x96" and canvas["share"] == 1.0
+    assert canvas["canvas"] == "64x96" and canvas["share"] == 1.0 and canvas["kept_gigabytes"] > 0
     least, most = canvas["step"][1:]
     total = sum(figures["by_file"].values())
     assert 0.3 * least < total < 3 * most  # the profile adds up to about a step
     assert {"resnet.py", "transformer.py", "matcher.py"} <= {name.split(" ")[0] for name in figures["by_file"]}
     assert "64x96" in said.stdout and "matcher.py" in said.stdout
+
+
+def test_rematerialisation_keeps_less_of_an_image_for_the_backward_pass():
+    def kept_of_an_image(remat: bool) -> int:
+        config = program.plain(configs.get_config("debug"))
+        config["train"]["remat"] = remat
+        network = detector.build_network(config, 3)
+        one, two = (step.kept_bytes(network, (), batch_size, Bucket(96, 128, 100)) for batch_size in (1, 2))
+        return two - one
+
+    assert 0 < kept_of_an_image(remat=True) < 0.7 * kept_of_an_image(remat=False)
 
 
 def test_infer(programs, tmp_path):

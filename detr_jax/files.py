@@ -20,3 +20,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(sibling, path)
     finally:
         sibling.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes the siblings that killed processes left below ``folder``, which has one writer."""
+    for left in folder.rglob(".*.partial*"):
+        left.unlink(missing_ok=True)

@@ -96,6 +96,20 @@ def test_killed_process_leaves_every_row_it_wrote(tmp_path):
     assert [row["new"] for row in table(tmp_path)] == ["", "5"]
 
 
+def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path):
+    program = (
+        "import os, signal, sys; from detr_jax import files\n"
+        "with files.replacing(sys.argv[1]) as path:\n"
+        "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run/samples/step_00000020.png")]
+    subprocess.run(command, capture_output=True, timeout=60)
+    (left,) = (tmp_path / "run/samples").iterdir()
+    assert "partial" in left.name
+    unbroken(tmp_path / "run", 2)
+    assert not left.exists()
+
+
 def test_columns_grow_and_numbers_that_are_not_finite_are_null(tmp_path):
     with Logbook(tmp_path, {}, steps=2, terminal=False) as book:
         book.write({"step": 1, "loss": jnp.float32(np.nan)})

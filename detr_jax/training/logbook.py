@@ -75,6 +75,7 @@ class Logbook:
             return
         self._dir = Path(workdir)
         self._dir.mkdir(parents=True, exist_ok=True)
+        files.remove_partial(self._dir)
         self._first_step, self._steps, self._started = step, steps, time.monotonic()
         self._curves_at, self._curves_took = time.monotonic(), 0.0
 

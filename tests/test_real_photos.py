@@ -36,7 +36,7 @@ def test_blood_cells_from_pretrained_weights(programs, real_data, tmp_path):
     )  # fmt: skip
     assert "75 arrays" in out
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
-    assert losses[-1] < 2 / 3 * losses[0]
+    assert losses[-1] < 3 / 4 * losses[0]  # four seeds: 24.1 to 24.8 falls to 13.8 to 16.0
     images = f"{bccd}/images/val/BloodImage_0000*.jpg"
     run(programs, "predict", f"--checkpoint={tmp_path}/run", f"--input={images}", f"--output={tmp_path}/out", "--draw")
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) is not None

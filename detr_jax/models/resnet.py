@@ -96,11 +96,11 @@ def _convolve(x, kernel, stride, dilation):
     )
 
 
-def _beneath(x, size: int, stride: int, dilation: int) -> list[jax.Array]:
+def _beneath(x, size: int, stride: int, dilation: int, outside: jax.Array | float = 0.0) -> list[jax.Array]:
     """For each row of a kernel of this size the values [B h2 w2 k*C] that it is multiplied with."""
     margin = dilation * (size // 2)
     h, w = (-(-side // stride) for side in x.shape[1:3])
-    x = jnp.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    x = jnp.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0)], constant_values=outside)
 
     def cell(i, j):
         top, left = i * dilation, j * dilation
@@ -120,7 +120,9 @@ def _kernel_gradient(x, kernel, gradient, stride, dilation):
         # XLA's CPU products are a third slower when the right side is narrow; without the barrier it turns this back.
         return lax.optimization_barrier(columns.T @ row).T
 
-    rows = [of_row(row) for row in _beneath(x, size, stride, dilation)]
+    # A zero that is known only now: with a constant these copies would be made in the forward pass and kept until here.
+    zero = 0 * gradient[0, 0, 0, 0]
+    rows = [of_row(row) for row in _beneath(x, size, stride, dilation, zero)]
     return jnp.stack(rows).reshape(size, size, channels_in, channels_out)
 
 

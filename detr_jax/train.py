@@ -123,12 +123,11 @@ def run(
         logbook.say(stopped.format(first_step))
         return
     trainer.keep_features(state)
-    trainer.compile_ahead(state, first_step, logbook.say)
-    window, begin = [], time.monotonic()
-    with Pipeline(
+    with trainer.compile_ahead(state, first_step, logbook.say), Pipeline(
         train_split, trainer.plan, first_step, trainer.total_steps, jax.process_index(), jax.process_count(),
         trainer.config["data"]["threads"], pictures=trainer.pictures,
     ) as pipeline:  # fmt: skip
+        window, begin = [], time.monotonic()
         batches = to_device(pipeline, sharding.batch_sharding(trainer.mesh))
         for step, (batch, waited) in enumerate(batches, start=first_step + 1):
             state, metrics = trainer.step(state, batch, trainer.plan[step - 1].bucket, logbook.say)

@@ -31,8 +31,8 @@ class Network(NamedTuple):
     init: Callable[[jax.Array], Arrays]
     apply: Callable
 
-    def partition(self, arrays: Arrays, freeze: tuple[str, ...] = ()) -> tuple[Arrays, Arrays]:
-        """(trained, frozen) halves of ``arrays``; ``freeze`` adds parts by the beginning of their names."""
+    def partition(self, arrays: dict, freeze: tuple[str, ...] = ()) -> tuple[dict, dict]:
+        """(trained, frozen) halves of arrays, or of their shapes; ``freeze`` adds parts by the start of their names."""
         held = {name for name in arrays if name in self.frozen or name.startswith(tuple(freeze))}
         return (
             {name: array for name, array in arrays.items() if name not in held},

@@ -136,7 +136,8 @@ class Logbook:
         """Adds a line to train.log and, unless ``echo`` is False, shows it."""
         if not self._writes:
             return
-        print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  {text}", file=self._log, flush=True)
+        self._log.write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")  # at once: threads speak, too
+        self._log.flush()
         if echo:
             tqdm.write(text, file=sys.stdout)  # above the bar, if there is one
             sys.stdout.flush()

@@ -5,11 +5,13 @@
 The original's loader is written here after its description (facebookresearch/detr, datasets/coco.py and transforms.py,
 util/misc.py): Pillow decodes, flips, resizes, crops and resizes; torch makes floats of it, normalises and pads. It gets
 the same images and the same views, in the batches of two that a process of it loads (--batch_size=16: as ours, which
-pads more). Figures are of processor time, in turns, medians; needs torch. Prints a row for each ``data.resize``.
+pads more). Each way has a process of its own, with its own ways to keep memory. Figures are of processor time, in
+turns, medians; needs torch. Prints a row for each ``data.resize``.
 """
 
 import argparse
 import io
+import multiprocessing
 import time
 
 import numpy as np
@@ -24,6 +26,7 @@ from detr_jax.data.pipeline import load
 from detr_jax.data.split import open_split
 from detr_jax.training.trainer import make_plan
 
+ORIGINAL = "original"
 MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
 STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 
@@ -83,6 +86,41 @@ def original_batch(samples):
     return images, padded, [target for _, target in samples]
 
 
+def originals(split, looks, batch_size: int):
+    """A call that prepares all these images as the original does; it knows no buckets."""
+    order = np.random.default_rng(0).permutation(len(looks))
+
+    def prepare():
+        for start in range(0, len(order), batch_size):
+            some = [looks[k] for k in order[start : start + batch_size]]
+            original_batch([original_image(split[row], view) for row, view in some])
+
+    return prepare
+
+
+def ours(split, batches, resize: str):
+    """A call that prepares all these batches, in a process that keeps its memory, as our programs do."""
+    program.keep_memory()
+    pictures = chosen(resize, split.sizes)
+    return lambda: [load(split, planned, pictures) and None for planned in batches]
+
+
+def run_way(name: str, values: argparse.Namespace, parent) -> None:
+    """The process of one way: says how many images there are, then, each time it is asked, the seconds they took."""
+    torch.set_num_threads(1)
+    split = open_split(values.data_dir, values.name, values.split)
+    plan = make_plan(program.plain(detr.get_config()), split)
+    batches = [plan[step] for step in range(max(1, values.images // plan.batch_size))]
+    looks = [(row, planned.views.take(i)) for planned in batches for i, row in enumerate(planned.rows)]
+    prepare = originals(split, looks, values.batch_size) if name == ORIGINAL else ours(split, batches, name)
+    prepare()  # the files are then in memory
+    parent.send((len(looks), data.waste(plan)))
+    while parent.recv():
+        begin = time.process_time()
+        prepare()
+        parent.send(time.process_time() - begin)
+
+
 def main() -> None:
     """Prints milliseconds an image of each, and how many times faster than the original."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,31 +130,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=2, help="of the original, a process")
-    chosen_values = parser.parse_args()
-    torch.set_num_threads(1)
-    split = open_split(chosen_values.data_dir, chosen_values.name, chosen_values.split)
-    config = program.plain(detr.get_config())
-    plan = make_plan(config, split)
-    batches = [plan[step] for step in range(max(1, chosen_values.images // plan.batch_size))]
-    looks = [(row, planned.views.take(i)) for planned in batches for i, row in enumerate(planned.rows)]
-    order = np.random.default_rng(0).permutation(len(looks))  # the original knows no buckets
-
-    def original():
-        for start in range(0, len(order), chosen_values.batch_size):
-            some = [looks[k] for k in order[start : start + chosen_values.batch_size]]
-            original_batch([original_image(split[row], view) for row, view in some])
-
-    def ours(resize):
-        pictures = chosen(resize, split.sizes)
-        return lambda: [load(split, planned, pictures) and None for planned in batches]
-
-    ways = {"original": original} | {resize: ours(resize) for resize in RESIZES}
-    taken = timing.in_turns(ways, chosen_values.rounds, clock=time.process_time)
-    for name, seconds in taken.items():
-        median, least, most = (value / len(looks) * 1e3 for value in seconds)
-        faster = taken["original"].median / seconds.median
+    values = parser.parse_args()
+    open_split(values.data_dir, values.name, values.split)  # what is wrong with it is said once
+    processes, ways = multiprocessing.get_context("spawn"), {}
+    for name in (ORIGINAL, *RESIZES):
+        ways[name], theirs = processes.Pipe()
+        processes.Process(target=run_way, args=(name, values, theirs), daemon=True).start()
+    (images, waste), *_ = [way.recv() for way in ways.values()]
+    seconds = {name: [] for name in ways}
+    for _ in range(values.rounds):
+        for name, way in ways.items():
+            way.send(True)
+            seconds[name].append(way.recv())
+    for way in ways.values():
+        way.send(False)
+    taken = {name: timing.of(each) for name, each in seconds.items()}
+    for name, one in taken.items():
+        median, least, most = (value / images * 1e3 for value in one)
+        faster = taken[ORIGINAL].median / one.median
         print(f"{name:9} {median:6.2f} ms an image ({least:.2f} to {most:.2f}), {faster:4.1f}x")
-    print(f"padding: {data.waste(plan):.1%} of the pixels")
+    print(f"padding: {waste:.1%} of the pixels")
 
 
 if __name__ == "__main__":

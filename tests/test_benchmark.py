@@ -93,6 +93,9 @@ def test_step_and_where_its_time_goes(programs, tmp_path):
     assert 0.3 * least < total < 3 * most  # the profile adds up to about a step
     assert {"resnet.py", "transformer.py", "matcher.py"} <= {name.split(" ")[0] for name in figures["by_file"]}
     assert "64x96" in said.stdout and "matcher.py" in said.stdout
+    longest = figures["operations"]
+    assert len(longest) == 10 and sum(row["ms"] for row in longest) < total * 1e3
+    assert all(row["ms"] > 0 and "[" in row["result"] and row["operation"] in said.stdout for row in longest)
 
 
 def test_rematerialisation_keeps_less_of_an_image_for_the_backward_pass():

@@ -14,10 +14,19 @@ THROUGH = PACKAGE / "models" / "network.py"  # every operation of a model passes
 
 
 class Shares(NamedTuple):
-    """Seconds of one call, the largest first."""
+    """Where one call's time goes, the largest first."""
 
-    by_file: dict[str, float]  # files of the package, forward and backward apart
-    operations: list[tuple[str, str, float]]  # (name, where it comes from, seconds), the ten longest
+    by_file: dict[str, float]  # seconds of the files of the package, forward and backward apart
+    operations: list[dict[str, object]]  # the ten longest: name, place in the package, (first) result, milliseconds
+
+
+class Origin(NamedTuple):
+    """What is known of an operation."""
+
+    file: str  # of the package, or "elsewhere"
+    line: int
+    half: str  # " (gradient)", or nothing in the forward pass
+    result: str  # type and shape, of the first one if there are several
 
 
 def _numbered(text: str, title: str) -> dict[int, str]:
@@ -27,8 +36,8 @@ def _numbered(text: str, title: str) -> dict[int, str]:
     return {int(number): entry for number, entry in (line.split(" ", 1) for line in lines)}
 
 
-def _origins(compiled: jax.stages.Compiled) -> dict[str, tuple[str, int, bool]]:
-    """{operation: (file, line, whether it belongs to a gradient)}: the innermost line of this package it comes from."""
+def _origins(compiled: jax.stages.Compiled) -> dict[str, Origin]:
+    """The innermost line of this package that each operation comes from."""
     text = compiled.as_text()
     files = {number: Path(entry.strip('"')) for number, entry in _numbered(text, "FileNames").items()}
     places, parents = {}, {}
@@ -48,10 +57,10 @@ def _origins(compiled: jax.stages.Compiled) -> dict[str, tuple[str, int, bool]]:
 
     origins = {}
     for name, rest in re.findall(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$", text, re.MULTILINE):
-        frame = re.search(r"stack_frame_id=(\d+)", rest)
-        if frame:
-            file, line = place(int(frame[1]))
-            origins[name] = file.name, line, "transpose(" in rest
+        frame = re.search(r"stack_frame_id=(\d+)", rest)  # the compiler's own, such as a change of layout, have none
+        file, line = place(int(frame[1])) if frame else (Path("elsewhere"), 0)
+        half = " (gradient)" if "transpose(" in rest else ""
+        origins[name] = Origin(file.name, line, half, re.match(r"\(?([\w\[\],]*)", rest)[1])
     return origins
 
 
@@ -75,7 +84,10 @@ def shares(compiled: jax.stages.Compiled, call: Callable[[], object], folder: Pa
                     seconds[name] += event.duration_ns * 1e-9 / calls
     by_file: Counter = Counter()
     for name, value in seconds.items():
-        file, _, backward = origins[name]
-        by_file[f"{file}{' (gradient)' if backward else ''}"] += value
-    longest = [(name, "{}:{}".format(*origins[name][:2]), value) for name, value in seconds.most_common(10)]
+        by_file[origins[name].file + origins[name].half] += value
+    longest = [
+        {"operation": name, "place": f"{at.file}:{at.line}{at.half}", "result": at.result, "ms": value * 1e3}
+        for name, value in seconds.most_common(10)
+        for at in [origins[name]]
+    ]
     return Shares(dict(by_file.most_common()), longest)

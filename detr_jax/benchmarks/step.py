@@ -81,7 +81,7 @@ def measure(
 
     Returns:
       "canvases": a row for each, the most frequent first; "images_per_second" over the plan's mix; "matmul_tflops" of
-      the hardware; "dispatch_ms"; with ``traces`` also "by_file" and "operations", in seconds of a step.
+      the hardware; "dispatch_ms"; with ``traces`` also the fields of ``profile.Shares``.
     """
     trainer = Trainer(config, coco_like.Images(seed=seed))
     steps_seen = range(min(trainer.steps_per_epoch, 1000))

@@ -15,8 +15,6 @@ from PIL import Image
 from detr_jax.program import UserError
 from detr_jax.structures import View
 
-cv2.setNumThreads(1)  # images are looked at in the pipeline's threads; more below them would stand in the way
-
 
 class Augmentation(NamedTuple):
     """The settings of the recipe; the defaults are the original's for training. Lengths are pixels."""

@@ -7,6 +7,7 @@ the rest (``models/preprocess.py``).
 
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
@@ -116,7 +117,10 @@ def chosen(resize: str, sizes: Int[np.ndarray, "M 2"]) -> Pictures:
         raise UserError(f"--config.data.resize={resize!r} does not exist; choose from {', '.join(RESIZES)}")
     if resize == "device":
         return Photos(sizes)
-    return Pixels(augmentation.fast if resize == "fast" else augmentation.exact)
+    if resize == "host":
+        return PIXELS
+    cv2.setNumThreads(1)  # images are looked at in the pipeline's threads; OpenCV's own would stand in their way
+    return Pixels(augmentation.fast)
 
 
 PIXELS = Pixels()

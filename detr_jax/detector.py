@@ -260,8 +260,7 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
     """
     source = pretrained.read(checkpoint)
     network, categories, config = of_source(source)
-    if mesh is None:
-        mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = sharding.automatic(mesh or jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
     arrays = {name: source.arrays[name] for name in network.shapes}
     arrays = jax.device_put(arrays, sharding.replicated(mesh))
     detect = detect_function(network, config["model"]["class_scores"], mesh)

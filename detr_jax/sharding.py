@@ -42,6 +42,11 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices, with axes that the compiler splits over; those of jax.make_mesh stand in the arrays' types."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Images are split over every device."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from scipy.optimize import linear_sum_assignment
 
 from detr_jax.training import assignment, assignment_kernel
@@ -113,5 +114,7 @@ def test_nonfinite_costs_end_counted_with_a_valid_matching(solve):
 @pytest.mark.parametrize("rows, columns", [(64, 100), (100, 300), (128, 512)])
 def test_kernel_lowers_for_a_gpu(rows, columns):
     cost, counts = jax.ShapeDtypeStruct((96, rows, columns), np.float32), jax.ShapeDtypeStruct((96,), np.int32)
-    lowered = jax.jit(assignment_kernel.solve).trace(cost, counts).lower(lowering_platforms=("cuda",))
+    gpu = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=gpu)):
+        lowered = jax.jit(assignment_kernel.solve).trace(cost, counts).lower(lowering_platforms=("cuda",))
     assert "xla.gpu.triton" in lowered.as_text()

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
 from detr_jax.structures import Predictions, Targets
 from detr_jax.training import assignment_kernel, matcher
@@ -43,7 +44,7 @@ def test_cost_equals_the_formula_written_out():
 
 
 def test_sharded_equals_unsharded_without_collectives():
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     predictions, targets = predictions_and_targets()
     whole = matcher.match(predictions, targets)
     sharded = jax.jit(lambda p, t: matcher.match(p, t, mesh=mesh))
@@ -64,7 +65,10 @@ def test_no_gradient_flows_through():
 
 
 def test_sharded_kernel_lowers_for_a_gpu():  # what interprets kernels here does not know of shards
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    gpu = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    mesh = AbstractMesh((2,), ("data",), (AxisType.Auto,), abstract_device=gpu)
     sharded = jax.jit(lambda p, t: matcher.match(p, t, mesh=mesh, solver=assignment_kernel.solve))
-    lowered = sharded.trace(*predictions_and_targets()).lower(lowering_platforms=("cuda",))
+    shapes = jax.eval_shape(predictions_and_targets)
+    with use_abstract_mesh(mesh):
+        lowered = sharded.trace(*shapes).lower(lowering_platforms=("cuda",))
     assert "xla.gpu.triton" in lowered.as_text()

@@ -60,7 +60,7 @@ def match(
     predictions: Predictions,
     targets: Targets,
     weights: CostWeights = PUBLISHED,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
     class_loss: ClassLoss = SOFTMAX,
     solver: assignment.Solver = assignment.solve,
 ) -> Matches:

@@ -1,10 +1,7 @@
 """A run put together from plain settings: data plan, model, optimizer, devices; and its state, on disk and back."""
 
-import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from detr_jax.program import UserError
 from detr_jax.structures import Batch, Targets, View
 from detr_jax.training import optimizer, step
 from detr_jax.training.class_loss import Focal, Softmax
+from detr_jax.training.compiled_steps import CompiledSteps, Say
 from detr_jax.training.feature_cache import FeatureCache, checked_stage
 from detr_jax.training.losses import LossWeights
 from detr_jax.training.matcher import SOLVERS, CostWeights
@@ -140,9 +138,7 @@ class Trainer:
             donate_argnums=0,
             static_argnames="canvas",
         )
-        self._programs: dict[Bucket, Future[jax.stages.Compiled]] = {}
-        self._tracer, self._compiler = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._first_metrics: Future[dict[str, jax.Array]] = Future()  # of the first step that this process takes
+        self._steps = CompiledSteps(self._lowered)
         self.sources: dict[str, str] = {}  # sha256 of the weights that the run started from
         self.pictures: Pictures = chosen(resize, split.sizes)  # what the batches hold of the images
 
@@ -159,7 +155,7 @@ class Trainer:
         names = pretrained.class_rows(self.network.shapes)
         return jax.jit(lambda key: {name: self.network.init(key)[name] for name in names})(key)
 
-    def start(self, say: Callable[[str], None]) -> step.TrainState:
+    def start(self, say: Say) -> step.TrainState:
         """The state of step 0: fresh, or with the weights that the settings name.
 
         Raises UserError when these cannot be loaded or ``freeze`` names no part of the model.
@@ -224,68 +220,23 @@ class Trainer:
         stride = 1 << round(math.log2(bucket.height / h))
         self.pictures = FeatureCache(partial(features, frozen), stride, channels)
 
-    @contextlib.contextmanager
-    def compile_ahead(self, state: step.TrainState, first_step: int, say: Callable[[str], None]) -> Iterator[None]:
-        """Compiles for every canvas of the coming steps: the largest, then the others as the steps need them.
+    def compile_ahead(self, state: step.TrainState, first_step: int, say: Say) -> AbstractContextManager[None]:
+        """The context of the steps from ``first_step`` on, in which they are compiled: see ``CompiledSteps.ahead``."""
+        coming = range(first_step, min(self.total_steps, first_step + LOOK_AHEAD))
+        return self._steps.ahead(state, [self.plan[k].bucket for k in coming], say)
 
-        The context begins when the largest and that of the first step are there: what does not fit shows before step 1.
-        The others follow once that step is done, beside the next ones, each of which waits for its own; what was not
-        begun at the end of the context never is. A GPU's compiler times kernels on the device, so there all come first.
-        """
-        coming = [self.plan[k].bucket for k in range(first_step, min(self.total_steps, first_step + LOOK_AHEAD))]
-        largest = sorted(coming, key=lambda bucket: (bucket.area, bucket.targets))[-1:]
-        at_once = dict.fromkeys(largest + (coming if jax.default_backend() == "gpu" else coming[:1]))
-        programs = [self._program(state, bucket, say) for bucket in at_once]
-        for bucket in dict.fromkeys(coming):
-            self._program(state, bucket, say, after=self._first_metrics)
-        try:
-            for program in programs:
-                program.result()
-            yield
-        finally:
-            self._first_metrics.cancel()
-            for worker in (self._tracer, self._compiler):
-                worker.shutdown(wait=False, cancel_futures=True)
-
-    def compiled(self, state: step.TrainState, bucket: Bucket, say: Callable[[str], None]) -> jax.stages.Compiled:
+    def compiled(self, state: step.TrainState, bucket: Bucket, say: Say) -> jax.stages.Compiled:
         """The step for batches on this canvas, compiled when it is first asked for."""
-        return self._program(state, bucket, say).result()
+        return self._steps.get(state, bucket, say)
 
-    def _program(
-        self, state: step.TrainState, bucket: Bucket, say: Callable[[str], None], after: Future | None = None
-    ) -> Future[jax.stages.Compiled]:
-        """The step for this canvas, once it is compiled; while one is, or is loaded from the cache, the next is traced.
-
-        Nothing is done before the arrays that ``after`` will hold are computed.
-        """
-        if bucket not in self._programs:
-            state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-            lowered = self._tracer.submit(self._lowered, state, bucket, after)
-            self._programs[bucket] = self._compiler.submit(self._compile, bucket, lowered, say)
-        return self._programs[bucket]
-
-    def _lowered(self, state: step.TrainState, bucket: Bucket, after: Future | None) -> jax.stages.Lowered:
-        if after is not None:
-            jax.block_until_ready(after.result())
+    def _lowered(self, state: step.TrainState, bucket: Bucket) -> jax.stages.Lowered:
         batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))
         return self._jitted.lower(state, batch, canvas=(bucket.height, bucket.width))
 
-    def _compile(self, bucket: Bucket, lowered: Future, say: Callable[[str], None]) -> jax.stages.Compiled:
-        traced, begin = lowered.result(), time.monotonic()
-        compiled = traced.compile()
-        memory = compiled.memory_analysis()
-        need = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
-        say(
-            f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
-            f"{time.monotonic() - begin:.1f} s, needs {need:.2f} GB on each device"
-        )
-        return compiled
-
-    def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Callable[[str], None]):
+    def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Say):
         """One training step: (new state, metrics), still being computed when this returns."""
         state, metrics = self.compiled(state, bucket, say)(state, batch)
-        if not self._first_metrics.done():
-            self._first_metrics.set_result(metrics)
+        self._steps.begun(metrics)
         return state, metrics
 
 

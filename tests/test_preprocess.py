@@ -40,8 +40,9 @@ def levels(found: np.ndarray, images, views: View) -> list[np.ndarray]:
     """Differences from the host's pixels, image by image; checks that the rest of the canvas is zero."""
     differences = []
     for row, image in enumerate(images):
-        wanted = augmentation.pixels_seen(image, views.take(row))
-        h, w = wanted.shape[:2]
+        h, w = views.size[row]
+        wanted = np.empty((h, w, 3), np.uint8)
+        augmentation.pixels_seen(image, views.take(row), wanted)
         assert not found[row, h:].any() and not found[row, :, w:].any()
         differences.append(np.abs(found[row, :h, :w].astype(int) - wanted))
     return differences

@@ -166,8 +166,8 @@ def test_photos_give_the_step_of_their_views(net, stepper, state):
     for row, (h, w) in enumerate(sizes):
         photo = np.asarray(Image.fromarray(rng.integers(0, 256, (5, 5, 3)).astype(np.uint8)).resize((w, h)))
         photos[row, :h, :w] = photo
-        pixels = augmentation.pixels_seen(photo, views.take(row))
-        on_host[row, : pixels.shape[0], : pixels.shape[1]] = pixels
+        height, width = views.size[row]
+        augmentation.pixels_seen(photo, views.take(row), on_host[row, :height, :width])
     batch = make_batch()._replace(images=on_host, sizes=views.size)
     of_photos = compiled_step(net, recipe(average_decay=0.9, accum_steps=2, crop_max=30), canvas=(32, 32))
     _, found = of_photos(state, batch._replace(images=photos, sizes=sizes, views=views))

@@ -53,10 +53,11 @@ def stage_seconds(source: Source, batches: list[PlannedBatch], pictures: Picture
         for planned in batches
         for place, row in enumerate(planned.rows)
     ]
+    canvases = {bucket: np.empty(pictures.shape(bucket), pictures.dtype) for _, _, bucket in looks}
     ways = {
         "read": lambda: [source[row] for row, _, _ in looks],
         "decode": lambda: [read(source, row) and None for row, _, _ in looks],
-        "view": lambda: [pictures(source, *look) and None for look in looks],
+        "view": lambda: [pictures(source, *look, canvases[look[-1]]) and None for look in looks],
         "canvas": lambda: [load(source, planned, pictures) and None for planned in batches],
     }
     until = np.array([taken.median for taken in timing.in_turns(ways, rounds).values()])

@@ -101,21 +101,22 @@ def resized_sizes(
     return scales[:, None] * sizes // short[:, None]
 
 
-Resized = Callable[[np.ndarray, int, int], np.ndarray]  # (image, height, width) -> image of that size
+Resize = Callable[[np.ndarray, np.ndarray], None]  # (image, out): fills ``out`` with the image in its size
 
 
-def exact(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Resized by Pillow as in the original: bilinear, antialiased where it shrinks."""
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+def exact(image: UInt8[np.ndarray, "h w 3"], out: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Resizes with Pillow as the original: bilinear, antialiased where it shrinks."""
+    picture = Image.fromarray(image).resize(out.shape[1::-1], Image.Resampling.BILINEAR)
     pixels = np.frombuffer(picture.tobytes(), np.uint8)  # what np.asarray(picture) gives, in a tenth of its time
-    return pixels.reshape(height, width, 3)
+    out[...] = pixels.reshape(out.shape)
 
 
-def fast(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Resized by OpenCV where nothing shrinks, at most one level from Pillow; it has no antialiasing, so else exact."""
-    if height < image.shape[0] or width < image.shape[1]:
-        return exact(image, height, width)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+def fast(image: UInt8[np.ndarray, "h w 3"], out: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Resizes with OpenCV where nothing shrinks, at most a level from Pillow; it has no antialiasing, so else exact."""
+    if out.shape[0] < image.shape[0] or out.shape[1] < image.shape[1]:
+        exact(image, out)
+    else:
+        cv2.resize(image, out.shape[1::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 def apply(
@@ -123,10 +124,12 @@ def apply(
     boxes_xyxy_pixels: Float[np.ndarray, "n 4"],
     labels: Int[np.ndarray, " n"],
     view: View,
-    resized: Resized = exact,
+    resize: Resize = exact,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"], Int[np.ndarray, " m"]]:
     """The image and its objects as the view shows them: see ``pixels_seen`` and ``boxes_seen``."""
-    return pixels_seen(image, view, resized), *boxes_seen(image.shape[:2], boxes_xyxy_pixels, labels, view)
+    out = np.empty((*view.size, 3), np.uint8)
+    pixels_seen(image, view, out, resize)
+    return out, *boxes_seen(image.shape[:2], boxes_xyxy_pixels, labels, view)
 
 
 def boxes_seen(
@@ -143,28 +146,33 @@ def boxes_seen(
         x0, y0, x1, y1 = boxes_xyxy_pixels.T
         boxes_xyxy_pixels = np.stack([x0, size[0] - y1, x1, size[0] - y0], axis=1)
     top, left, height, width = view.crop
-    boxes = boxes_xyxy_pixels * _wh_wh(view.resize[::-1] / np.array(size[::-1])) - _wh_wh([left, top])
-    boxes = np.clip(boxes, 0, _wh_wh([width, height]))
+    extent = _xyxy(width, height)
+    boxes = boxes_xyxy_pixels * _xyxy(view.resize[1] / size[1], view.resize[0] / size[0]) - _xyxy(left, top)
+    boxes = np.clip(boxes, 0, extent)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    boxes = boxes[inside] / _wh_wh([width, height])
+    boxes = boxes[inside] / extent
     boxes = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
     return boxes, labels[inside]
 
 
-def pixels_seen(image: UInt8[np.ndarray, "h w 3"], view: View, resized: Resized = exact) -> UInt8[np.ndarray, "H W 3"]:
-    """The image as the view shows it, rounded to 8 bits after each step as in the original."""
+def pixels_seen(
+    image: UInt8[np.ndarray, "h w 3"], view: View, out: UInt8[np.ndarray, "H W 3"], resize: Resize = exact
+) -> None:
+    """Fills ``out`` with the image as the view shows it, rounded to 8 bits after each step as in the original."""
     if view.flip:
         image = cv2.flip(image, {1: 1, 2: 0, 3: -1}[int(view.flip)])
+    if image.shape[:2] != tuple(view.resize):
+        whole = np.empty((*view.resize, 3), np.uint8)
+        resize(image, whole)
+        image = whole
     top, left, height, width = (int(number) for number in view.crop)
-    image = _step(image, view.resize, resized)[top : top + height, left : left + width]
-    return _step(image, view.size, resized)
+    image = image[top : top + height, left : left + width]
+    if image.shape == out.shape:
+        out[...] = image
+    else:
+        resize(image, out)
 
 
-def _step(image, size, resized: Resized):
-    height, width = (int(number) for number in size)
-    return image if image.shape[:2] == (height, width) else resized(image, height, width)
-
-
-def _wh_wh(pair):
-    """(x, y) -> (x, y, x, y) in float32, to stand against the corners of boxes."""
-    return np.tile(np.asarray(pair, np.float32), 2)
+def _xyxy(x, y) -> Float[np.ndarray, " 4"]:
+    """(x, y, x, y), to stand against the corners of boxes."""
+    return np.array([x, y, x, y], np.float32)

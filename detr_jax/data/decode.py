@@ -14,16 +14,22 @@ from PIL import Image, ImageOps
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of Pillow's many, those that start no other program
 
 
-def decode(image: bytes, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def decode(
+    image: bytes, size: tuple[int, int] | None = None, canvas: UInt8[np.ndarray, "H W 3"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
 
     ``size`` is the (height, width) its annotations were drawn on. The EXIF rotation is ignored, as the original does,
-    unless only the rotated image has that size. Raises ValueError, which says what is wrong with the file.
+    unless only the rotated image has that size. What is returned may lie in ``canvas``, if that is as wide as the
+    image; else the canvas holds nothing. Raises ValueError, which says what is wrong with the file.
     """
     try:
-        if simplejpeg.decode_jpeg_header(image)[2] not in ("YCbCr", "RGB", "Gray"):
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(image)
+        if colors not in ("YCbCr", "RGB", "Gray"):
             raise ValueError("CMYK, which simplejpeg converts otherwise than Pillow")
-        pixels = simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False, strict=True)
+        fits = canvas is not None and canvas.shape[1] == width and canvas.shape[0] >= height
+        buffer = canvas[:height] if fits else None
+        pixels = simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False, buffer=buffer, strict=True)
     except ValueError:
         pixels = _pillow_pixels(_open(image))
     if size is None or pixels.shape[:2] == tuple(size):

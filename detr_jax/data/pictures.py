@@ -44,16 +44,24 @@ class Pictures(Protocol):
     def shape(self, bucket: Bucket) -> tuple[int, int, int]:
         """(height, width, channels) of a canvas."""
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket):
-        """(what fills the top left corner of the canvas [h w C], boxes [n 4], labels [n])."""
+    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
+        """Fills the top left corner of ``canvas``, an array of ``shape(bucket)``; the rest may hold anything.
+
+        Returns (height and width of what was filled, boxes [n 4], labels [n]).
+        """
 
 
-def read(source: Source, index: int) -> tuple[Record, UInt8[np.ndarray, "h w 3"]]:
-    """An image's record and its pixels. Raises UserError, which names the image, when it cannot be decoded."""
+def read(
+    source: Source, index: int, canvas: UInt8[np.ndarray, "H W 3"] | None = None
+) -> tuple[Record, UInt8[np.ndarray, "h w 3"]]:
+    """An image's record and its pixels, on ``canvas`` if they happen to fit: see ``decode``.
+
+    Raises UserError, which names the image, when it cannot be decoded.
+    """
     record = source[index]
     height, width = (int(side) for side in source.sizes[index])
     try:
-        return record, decode(record.image, (height, width))
+        return record, decode(record.image, (height, width), canvas)
     except ValueError as error:
         raise UserError(
             f"image {record.image_id} ({record.file_name}) of the split {source.name!r} cannot be used: {error}; "
@@ -62,22 +70,25 @@ def read(source: Source, index: int) -> tuple[Record, UInt8[np.ndarray, "h w 3"]
 
 
 class Pixels:
-    """Images as the view shows them; ``resized`` is one of the two ways of ``augmentation``."""
+    """Images as the view shows them; ``resize`` is one of the two ways of ``augmentation``."""
 
     dtype = np.dtype(np.uint8)
     unseen = False
 
-    def __init__(self, resized: augmentation.Resized = augmentation.exact):
-        self._resized = resized
+    def __init__(self, resize: augmentation.Resize = augmentation.exact):
+        self._resize = resize
 
     def shape(self, bucket: Bucket) -> tuple[int, int, int]:
         """The bucket's own, and three colours."""
         return bucket.height, bucket.width, 3
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket):
+    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
         """Reads and decodes; see ``read`` for what it raises."""
         record, image = read(source, index)
-        return augmentation.apply(image, record.boxes_xyxy_pixels, record.labels, view, self._resized)
+        height, width = (int(side) for side in view.size)
+        augmentation.pixels_seen(image, view, canvas[:height, :width], self._resize)
+        objects = augmentation.boxes_seen(image.shape[:2], record.boxes_xyxy_pixels, record.labels, view)
+        return (height, width), *objects
 
 
 class Photos:
@@ -105,10 +116,14 @@ class Photos:
         """The same for every bucket."""
         return *self.canvas, 3
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket):
+    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
         """Reads and decodes; see ``read`` for what it raises."""
-        record, image = read(source, index)
-        return image, *augmentation.boxes_seen(image.shape[:2], record.boxes_xyxy_pixels, record.labels, view)
+        record, image = read(source, index, canvas)
+        height, width = image.shape[:2]
+        if not np.may_share_memory(image, canvas):
+            canvas[:height, :width] = image
+        objects = augmentation.boxes_seen((height, width), record.boxes_xyxy_pixels, record.labels, view)
+        return (height, width), *objects
 
 
 def chosen(resize: str, sizes: Int[np.ndarray, "M 2"]) -> Pictures:

@@ -75,16 +75,17 @@ class FeatureCache:
         """(h, w, C) of the features of a canvas."""
         return -(-bucket.height // self._stride), -(-bucket.width // self._stride), self._channels
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket):
-        """Features [h w C] of the real image, boxes and labels; computed at the first call for a view."""
+    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
+        """Lays features of the real image on ``canvas``; computed at the first call for a view."""
         key = index, *(tuple(np.ravel(field).tolist()) for field in view)
         if key not in self._kept:
-            image, boxes, labels = PIXELS(source, index, view, bucket)
-            canvas = np.zeros((1, *PIXELS.shape(bucket)), np.uint8)
-            h, w = image.shape[:2]
-            canvas[0, :h, :w] = image
-            features = np.asarray(self._compute(canvas, np.array([[h, w]], np.int32)))[0]
+            pixels = np.zeros((1, *PIXELS.shape(bucket)), np.uint8)
+            (h, w), boxes, labels = PIXELS(source, index, view, bucket, pixels[0])
+            features = np.asarray(self._compute(pixels, np.array([[h, w]], np.int32)))[0]
             real = features[: -(-h // self._stride), : -(-w // self._stride)].astype(self.dtype)
             with self._lock:
                 self._kept[key] = real, boxes, labels
-        return self._kept[key]
+        real, boxes, labels = self._kept[key]
+        h, w = real.shape[:2]
+        canvas[:h, :w] = real
+        return (h, w), boxes, labels

@@ -44,6 +44,17 @@ def test_same_pixels_as_pillow(image):
     assert image_size(image) == (24, 40)
 
 
+@pytest.mark.parametrize("height, width, fits", [(24, 40, True), (32, 40, True), (24, 48, False), (16, 40, False)])
+def test_pixels_lie_on_a_canvas_that_is_as_wide(height, width, fits):
+    canvas = np.full((height, width, 3), 7, np.uint8)
+    found = decode(encoded("JPEG"), (24, 40), canvas)
+    np.testing.assert_array_equal(found, pillow(encoded("JPEG")))
+    assert np.may_share_memory(found, canvas) == fits
+    if fits:
+        np.testing.assert_array_equal(canvas[:24], found)
+    assert (canvas[24 if fits else 0 :] == 7).all()
+
+
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled(format):
     deep = np.arange(0, 65536, 64, np.uint16).reshape(16, 64)

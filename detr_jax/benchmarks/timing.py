@@ -25,19 +25,16 @@ def of(seconds: list[float]) -> Timing:
     return Timing(statistics.median(seconds), min(seconds), max(seconds))
 
 
-def in_turns(
-    ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Timing]:
+def in_turns(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
     """Calls every way once a round and waits for what it returns; the first ``warm_up`` rounds do not count.
 
     JAX arrays in the result are waited for; anything else must be ready when the call returns.
-    ``clock`` gives seconds; ``time.process_time`` leaves out what other programs took.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + rounds):
         for name, call in ways.items():
-            begin = clock()
+            begin = time.perf_counter()
             jax.block_until_ready(call())
             if turn >= warm_up:
-                seconds[name].append(clock() - begin)
+                seconds[name].append(time.perf_counter() - begin)
     return {name: of(taken) for name, taken in seconds.items()}

@@ -125,9 +125,13 @@ def apply(
     labels: Int[np.ndarray, " n"],
     view: View,
     resize: Resize = exact,
+    out: UInt8[np.ndarray, "H W 3"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "m 4"], Int[np.ndarray, " m"]]:
-    """The image and its objects as the view shows them: see ``pixels_seen`` and ``boxes_seen``."""
-    out = np.empty((*view.size, 3), np.uint8)
+    """The image, in ``out`` if that is given, and its objects as the view shows them.
+
+    See ``pixels_seen`` and ``boxes_seen``.
+    """
+    out = np.empty((*view.size, 3), np.uint8) if out is None else out
     pixels_seen(image, view, out, resize)
     return out, *boxes_seen(image.shape[:2], boxes_xyxy_pixels, labels, view)
 

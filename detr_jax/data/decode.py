@@ -20,8 +20,8 @@ def decode(
     """The pixels of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
 
     ``size`` is the (height, width) its annotations were drawn on. The EXIF rotation is ignored, as the original does,
-    unless only the rotated image has that size. What is returned may lie in ``canvas``, if that is as wide as the
-    image; else the canvas holds nothing. Raises ValueError, which says what is wrong with the file.
+    unless only the rotated image has that size. What is returned lies in ``canvas`` where that is as wide as a JPEG
+    and holds it; what else the canvas holds means nothing. Raises ValueError, which says what is wrong with the file.
     """
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(image)

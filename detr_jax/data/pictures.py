@@ -86,8 +86,8 @@ class Pixels:
         """Reads and decodes; see ``read`` for what it raises."""
         record, image = read(source, index)
         height, width = (int(side) for side in view.size)
-        augmentation.pixels_seen(image, view, canvas[:height, :width], self._resize)
-        objects = augmentation.boxes_seen(image.shape[:2], record.boxes_xyxy_pixels, record.labels, view)
+        corner, boxes = canvas[:height, :width], record.boxes_xyxy_pixels
+        _, *objects = augmentation.apply(image, boxes, record.labels, view, self._resize, corner)
         return (height, width), *objects
 
 

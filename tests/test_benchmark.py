@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from programs import Programs, assert_one_sentence, of_session
 
-from configs import detr as configs
-from detr_jax import detector, program
-from detr_jax.benchmarks import coco_like, evaluation, match, step, timing
-from detr_jax.data.buckets import COCO, Bucket
+from detr_jax.benchmarks import coco_like, evaluation, match, timing
+from detr_jax.data.buckets import COCO
 
 TINY = [
     "--config=configs/shapes.py:smoke", "--config.model.backbone_width=8", "--config.model.hidden_dim=32",
@@ -96,17 +94,6 @@ def test_step_and_where_its_time_goes(programs, tmp_path):
     longest = figures["operations"]
     assert len(longest) == 10 and sum(row["ms"] for row in longest) < total * 1e3
     assert all(row["ms"] > 0 and "[" in row["result"] and row["operation"] in said.stdout for row in longest)
-
-
-def test_rematerialisation_keeps_less_of_an_image_for_the_backward_pass():
-    def kept_of_an_image(remat: bool) -> int:
-        config = program.plain(configs.get_config("debug"))
-        config["train"]["remat"] = remat
-        network = detector.build_network(config, 3)
-        one, two = (step.kept_bytes(network, (), batch_size, Bucket(96, 128, 100)) for batch_size in (1, 2))
-        return two - one
-
-    assert 0 < kept_of_an_image(remat=True) < 0.7 * kept_of_an_image(remat=False)
 
 
 def test_infer(programs, tmp_path):

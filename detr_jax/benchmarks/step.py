@@ -36,7 +36,7 @@ def matmul_rate(dtype: str, side: int) -> float:
     return 2 * side**3 / timing.in_turns({"product": lambda: product(a)}, rounds=5, warm_up=2)["product"].least
 
 
-def kept_bytes(network: Network, freeze: tuple[str, ...], batch_size: int, bucket: Bucket) -> int:
+def kept(network: Network, freeze: tuple[str, ...], batch_size: int, bucket: Bucket) -> list[jax.ShapeDtypeStruct]:
     """What the model asks the compiler to keep for the backward pass, weights included; the compiler may need less.
 
     It does not depend on the machine: nothing is computed, and it shows what ``train.remat`` is worth.
@@ -49,8 +49,12 @@ def kept_bytes(network: Network, freeze: tuple[str, ...], batch_size: int, bucke
         key = jax.random.key(0, impl="rbg")
         return jax.vjp(lambda params: network.apply({**params, **frozen}, images, sizes, key), params)[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(backward, network.shapes, images, sizes))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+    return jax.tree.leaves(jax.eval_shape(backward, network.shapes, images, sizes))
+
+
+def gigabytes(arrays: list[jax.ShapeDtypeStruct]) -> float:
+    """Their size in memory."""
+    return sum(array.size * array.dtype.itemsize for array in arrays) / 1e9
 
 
 def dispatch_seconds(steps: Steps, calls: int = 30) -> timing.Timing:
@@ -110,7 +114,7 @@ def measure(
                 "gflop_per_image": flops / trainer.batch_size / 1e9,
                 "of_matmul_rate": flops / taken.median / rate / trainer.mesh.size,
                 "gigabytes": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9,
-                "kept_gigabytes": kept_bytes(trainer.network, freeze, trainer.batch_size, bucket) / 1e9,
+                "kept_gigabytes": gigabytes(kept(trainer.network, freeze, trainer.batch_size, bucket)),
                 "compile_seconds": compile_seconds,
             }
         )

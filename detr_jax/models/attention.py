@@ -26,15 +26,22 @@ def dropout(x: Float[Array, "*b"], rate: float, key: jax.Array | None) -> Float[
     The random bits are a hash of the element's number and the key. Unlike those of a generator they melt into the
     arithmetic around them, forwards and backwards: no array of bits is written, and every device draws its own part.
     """
-    if key is None or rate == 0.0:
-        return x
+    return x if key is None or rate == 0.0 else _dropped(x, rate, key)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _dropped(x, rate, key):
     first, second = jax.random.key_data(key)[:2]
     number, stride = jnp.zeros(x.shape, jnp.uint32), 1
     for axis in reversed(range(x.ndim)):
         number += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= x.shape[axis]
     kept = _mixed(_mixed(number ^ first) + second) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(kept, x * (1 / (1 - rate)), jnp.zeros_like(x))
+    return jnp.where(kept, x * (1 / (1 - rate)), 0)
+
+
+# The gradient is dropped where the value was: the bits are drawn again, so no mask is kept.
+_dropped.defvjp(lambda x, rate, key: (_dropped(x, rate, key), key), lambda rate, key, g: (_dropped(g, rate, key), None))
 
 
 def split_key(key: jax.Array | None, count: int):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
 
-from detr_jax.models.layers import layer_norm, linear
+from detr_jax.models.layers import layer_norm, linear, relu
 from detr_jax.models.resnet import Conv, keep
 from detr_jax.structures import Array
 
@@ -33,4 +33,4 @@ class FinerMemory(nnx.Module):
         _, h, w, _ = features.shape
         laid = jnp.repeat(jnp.repeat(tokens, 2, axis=1), 2, axis=2)[:, :h, :w]
         x = self.lateral_norm(laid + self.lateral(features))
-        return self.out_norm(x + self.out(nnx.relu(self.mix(keep(x, area)))))
+        return self.out_norm(x + self.out(relu(self.mix(keep(x, area)))))

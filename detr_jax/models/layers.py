@@ -34,6 +34,20 @@ def layer_norm(width: int, *, dtype, rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
+@jax.custom_vjp
+def relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """max(x, 0). Its gradient asks where the result was positive, and the next layer keeps that anyway: no mask."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    result = relu(x)
+    return result, result
+
+
+relu.defvjp(_relu_forward, lambda result, gradient: (jnp.where(result > 0, gradient, 0),))
+
+
 class Perceptron(nnx.Module):
     """Linear layers of these widths with ReLUs between; with ``silent`` the last one starts at zero."""
 
@@ -49,7 +63,7 @@ class Perceptron(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b E"]:
         for layer in self.layers[:-1]:
-            x = nnx.relu(layer(x))
+            x = relu(layer(x))
         return self.layers[-1](x)
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from detr_jax.models.layers import run
+from detr_jax.models.layers import relu, run
 from detr_jax.structures import Array
 
 GROUPS = 8  # of the group norm, where there are as many channels
@@ -243,16 +243,16 @@ class Block(nnx.Module):
         y, y_area = x, area
         for number in range(1, self.depth + 1):
             conv, norm = getattr(self, f"conv{number}"), getattr(self, f"norm{number}")
-            if number > 1:
-                y = nnx.relu(y)
             if conv.kernel.shape[0] > 1:
-                y = keep(y, y_area)
+                y = keep(y, y_area)  # before the ReLU, whose result is then the one array kept for both gradients
+            if number > 1:
+                y = relu(y)
             if conv.stride > 1:
                 y_area = halved(y_area)
             y = norm(conv(y), y_area)
         if self.shortcut is not None:
             x = self.shortcut_norm(self.shortcut(x), y_area)
-        return nnx.relu(x + y), y_area
+        return relu(x + y), y_area
 
 
 class ResNet(nnx.Module):
@@ -313,9 +313,9 @@ class ResNet(nnx.Module):
     def _stem(self, images, sizes):
         x, area = images, sizes
         if self.small_stem:
-            x, area = nnx.relu(self.conv0(keep(x, area))), halved(area)
+            x, area = relu(self.conv0(keep(x, area))), halved(area)
         x, area = self.conv1(keep(x, area)), halved(area)
-        x = nnx.relu(self.norm1(x, area))
+        x = relu(self.norm1(x, area))
         return (x, area) if self.small_stem else (max_pool(keep(x, area)), halved(area))
 
     def stages(self, images: Float[Array, "B H W C"], sizes: Int[Array, "B 2"], below: int = 0) -> list:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from detr_jax.models.layers import linear
+from detr_jax.models.layers import linear, relu
 from detr_jax.models.resnet import GROUPS, GroupNorm, convolve, keep, valid_cells
 from detr_jax.structures import Array
 
@@ -116,12 +116,12 @@ class MaskHead(nnx.Module):
         shared = self.conv1.without_bias(features.reshape(batch, h, w, width), area, slice(width))
         shared += self.conv1.bias[...].astype(shared.dtype)[None, None, None]
         x = each(shared) + self.conv1.without_bias(maps, each(area), slice(width, None))
-        x = nnx.relu(self.norm1(x, each(area)))
-        x = nnx.relu(self.norm2(self.conv2(x, each(area)), each(area)))
+        x = relu(self.norm1(x, each(area)))
+        x = relu(self.norm2(self.conv2(x, each(area)), each(area)))
         for number, (finer, area) in enumerate(reversed(below), start=1):
             conv, norm = getattr(self, f"conv{number + 2}"), getattr(self, f"norm{number + 2}")
             adapted = getattr(self, f"adapter{number}")(finer)
             x = upsample(x, *adapted.shape[1:3]) + each(adapted)
-            x = nnx.relu(norm(conv(x, each(area)), each(area)))
+            x = relu(norm(conv(x, each(area)), each(area)))
         x = self.output(x, each(area))
         return x.reshape(batch, count, *x.shape[1:3]).astype(jnp.float32)

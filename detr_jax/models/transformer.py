@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from detr_jax.models.attention import Attention, dropout, split_key
 from detr_jax.models.focus import Focus, everywhere
-from detr_jax.models.layers import layer_norm, linear, run
+from detr_jax.models.layers import layer_norm, linear, relu, run
 from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
 
@@ -30,7 +30,8 @@ class FeedForward(nnx.Module):
         self.linear2 = linear(hidden, width, bound=xavier, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B n D"], dropout_key: jax.Array | None = None) -> Float[Array, "B n D"]:
-        return self.linear2(dropout(nnx.relu(self.linear1(x)), self.dropout_rate, dropout_key))
+        # Dropout of what the ReLU gives would be the same, but then both would be kept for the backward pass.
+        return self.linear2(relu(dropout(self.linear1(x), self.dropout_rate, dropout_key)))
 
 
 class Residual(nnx.Module):

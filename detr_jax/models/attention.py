@@ -54,7 +54,6 @@ def _product(a, b, a_axis: int, b_axis: int):
     return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((0, 1), (0, 1))))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def attend(
     q: Float[Array, "B A Q E"],
     k: Float[Array, "B A S E"],
@@ -67,34 +66,40 @@ def attend(
 
     Its gradient is written out for one sum: over the keys, of weights times their gradients. That is the product of
     the output and its gradient (Dao et al. 2022), which is a hundredth of the size; XLA's sum was half of the backward
-    pass on a CPU. Weights are kept once, not before and after dropout.
+    pass on a CPU. Weights are kept once, not before and after dropout, and of the bias nothing.
     """
-    return _attend(q, k, v, bias, dropout_key, dropout_rate)[0]
+    like_bias = None if bias is None else jax.ShapeDtypeStruct(bias.shape, bias.dtype)
+    return _attended(q, k, v, bias, dropout_key, dropout_rate, like_bias)
 
 
-def _attend(q, k, v, bias, dropout_key, dropout_rate):
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attended(q, k, v, bias, dropout_key, dropout_rate, like_bias):
+    return _attended_forward(q, k, v, bias, dropout_key, dropout_rate, like_bias)[0]
+
+
+def _attended_forward(q, k, v, bias, dropout_key, dropout_rate, like_bias):
     logits = _product(q, k, 3, 3).astype(jnp.float32)
     weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(v.dtype)
     output = _product(dropout(weights, dropout_rate, dropout_key), v, 3, 2)
-    return output, (q, k, v, bias, dropout_key, weights, output)
+    return output, (q, k, v, dropout_key, weights, output)
 
 
-def _attend_backward(dropout_rate, kept, gradient):
-    q, k, v, bias, dropout_key, weights, output = kept
+def _attended_backward(dropout_rate, like_bias, kept, gradient):
+    q, k, v, dropout_key, weights, output = kept
     of_v = _product(gradient, dropout(weights, dropout_rate, dropout_key), 2, 2).swapaxes(2, 3)
     of_weights = dropout(_product(gradient, v, 3, 3), dropout_rate, dropout_key).astype(jnp.float32)
     total = jnp.sum(gradient.astype(jnp.float32) * output.astype(jnp.float32), axis=-1, keepdims=True)
     of_logits = weights.astype(jnp.float32) * (of_weights - total)
-    of_bias = bias
-    if bias is not None:
-        shared = [axis for axis in range(4) if bias.shape[axis] == 1 and of_logits.shape[axis] > 1]
-        of_bias = jnp.sum(of_logits, axis=shared, keepdims=True).astype(bias.dtype)
+    of_bias = None
+    if like_bias is not None:
+        shared = [axis for axis in range(4) if like_bias.shape[axis] == 1 and of_logits.shape[axis] > 1]
+        of_bias = jnp.sum(of_logits, axis=shared, keepdims=True).astype(like_bias.dtype)
     of_logits = of_logits.astype(q.dtype)
     of_q, of_k = _product(of_logits, k, 3, 2), _product(q, of_logits, 2, 2).swapaxes(2, 3)
     return of_q, of_k, of_v, of_bias, None
 
 
-attend.defvjp(_attend, _attend_backward)
+_attended.defvjp(_attended_forward, _attended_backward)
 
 
 class Attention(nnx.Module):

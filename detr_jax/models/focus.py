@@ -7,6 +7,7 @@ logits of the attention (Gao et al. 2021, arXiv:2101.07448, section 3.2).
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -62,9 +63,18 @@ class Focus(nnx.Module):
         # Half a cell more: the Gaussian of a box smaller than a cell would fall between the cells.
         width = jnp.exp(jnp.clip(window[..., 2:], *LOG_WIDTHS)) * sides + 0.5 * grid.cell[:, None, None, ::-1]
 
-        def fall(cells: Float[Array, "B n"], axis: int) -> Float[Array, "B N A n"]:
-            distance = (cells[:, None, None, :] - middle[..., axis, None]) / width[..., axis, None]
-            return -0.5 * jnp.square(distance)
+        return _gaussian(middle, width, grid.rows, grid.columns).reshape(batch, count, self.heads, -1).swapaxes(1, 2)
 
-        gaussian = fall(grid.rows, 1)[..., :, None] + fall(grid.columns, 0)[..., None, :]  # [B N A h w]
-        return jnp.maximum(gaussian, FAINTEST).reshape(batch, count, self.heads, -1).swapaxes(1, 2)
+
+@jax.checkpoint  # made again in the backward pass from what is small, or it is as large as the attention's weights
+def _gaussian(
+    middle: Float[Array, "B N A 2"],
+    width: Float[Array, "B N A 2"],
+    rows: Float[Array, "B h"],
+    columns: Float[Array, "B w"],
+) -> Float[Array, "B N A h w"]:
+    def fall(cells, axis):  # [B N A n]
+        distance = (cells[:, None, None, :] - middle[..., axis, None]) / width[..., axis, None]
+        return -0.5 * jnp.square(distance)
+
+    return jnp.maximum(fall(rows, 1)[..., :, None] + fall(columns, 0)[..., None, :], FAINTEST)

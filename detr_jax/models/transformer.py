@@ -19,6 +19,9 @@ from detr_jax.models.layers import layer_norm, linear, relu, run
 from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
 
+# A GPU's products of 16 bits want sides of this multiple; XLA would pad every matrix of attention weights for them.
+ALIGNMENT = 8
+
 
 class FeedForward(nnx.Module):
     """Two linear layers with a ReLU between."""
@@ -158,9 +161,15 @@ class Transformer(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B S D"]:
         """The encoder's memory of the image."""
+        cells = x.shape[1]
+
+        def aligned(tokens):  # [B S ...] -> [B S8 ...]
+            return jnp.pad(tokens, [(0, 0), (0, -cells % ALIGNMENT)] + [(0, 0)] * (tokens.ndim - 2))
+
+        x, positions, valid = aligned(x), aligned(positions), aligned(valid)
         for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
             x = run(layer, x, positions, valid, key, remat=self.remat)
-        return x if self.encoder_norm is None else self.encoder_norm(x)
+        return x[:, :cells] if self.encoder_norm is None else self.encoder_norm(x[:, :cells])
 
     def decode(
         self,

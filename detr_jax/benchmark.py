@@ -1,6 +1,7 @@
 """Measures this machine: ``python -m detr_jax.benchmark step --config=configs/detr.py:r50 [--output=DIR]``.
 
     step    a training step on every canvas of the batch plan: time, memory, arithmetic (--profile: where it goes)
+    fits    the same step compiled for --device, which need not be here: memory, traffic, collectives
     infer   latency of one image and throughput of a batch
     match   the matching alone, beside SciPy
     agree   what this device computes beside what the CPU computes, and a hundred steps on both
@@ -21,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from detr_jax import files, program
-from detr_jax.benchmarks import agreement, data, evaluation, infer, match, step
+from detr_jax.benchmarks import agreement, data, elsewhere, evaluation, infer, match, step
 from detr_jax.data.split import open_split
 from detr_jax.program import UserError
 
@@ -30,7 +31,10 @@ flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of 
 flags.DEFINE_bool("profile", False, "step: also trace the most frequent canvas and print where its time goes.")
 flags.DEFINE_integer("rounds", 5, "Measurements of everything; medians are reported.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the made-up images and objects.")
-flags.DEFINE_integer("canvases", None, "step: only so many, the most frequent; each takes its time to compile.")
+flags.DEFINE_integer(
+    "canvases", None, "step, fits: only so many, the most frequent or the largest; each takes its time to compile."
+)
+flags.DEFINE_string("device", "here", "fits: here, a100, h100, h200, h100:8 for eight, or TPUs by shape: v5e:2x2.")
 flags.DEFINE_list("canvas", ["800", "1088"], "infer, agree: height,width.")
 flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time.")
 flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")
@@ -91,6 +95,11 @@ def measure_step() -> dict:
     return step.measure(_config("step"), chosen.rounds, chosen.seed, print, traces, chosen.canvases)
 
 
+def measure_elsewhere() -> list[dict]:
+    """The training step on other devices."""
+    return elsewhere.measure(_config("fits"), flags.FLAGS.device, flags.FLAGS.canvases, print)
+
+
 def _canvas() -> tuple[int, int]:
     canvas = _numbers("canvas")
     if len(canvas) != 2:
@@ -132,6 +141,7 @@ def measure_evaluation() -> dict:
 VERBS = {
     "agree": measure_agreement,
     "step": measure_step,
+    "fits": measure_elsewhere,
     "infer": measure_inference,
     "match": measure_matching,
     "data": measure_data,

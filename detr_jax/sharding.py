@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -31,15 +32,15 @@ def start_hosts() -> None:
         jax.distributed.initialize()
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices of all hosts: ``fsdp`` of them share one copy of the state, the batch is split over all.
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """``devices``, or all of all hosts: ``fsdp`` of them share one copy of the state, the batch is split over all.
 
     Raises UserError when ``fsdp`` does not divide the number of devices.
     """
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        raise UserError(f"--config.train.fsdp={fsdp} does not divide the {devices} devices; choose a divisor, or 1")
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    count = len(devices) if devices else jax.device_count()
+    if fsdp < 1 or count % fsdp:
+        raise UserError(f"--config.train.fsdp={fsdp} does not divide the {count} devices; choose a divisor, or 1")
+    return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def automatic(mesh: Mesh) -> Mesh:

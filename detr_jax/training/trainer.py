@@ -1,6 +1,7 @@
 """A run put together from plain settings: data plan, model, optimizer, devices; and its state, on disk and back."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -107,13 +108,17 @@ def refuse_to_train_masks(network: Network, freeze: tuple[str, ...]) -> None:
 
 
 class Trainer:
-    """The training step of a run, compiled once per canvas, and the ways to make, store and restore its state."""
+    """The training step of a run, compiled once per canvas, and the ways to make, store and restore its state.
 
-    def __init__(self, config: dict, split: Split):
+    Args:
+      devices: to train on; None is all there are. For those that are not here it can only be ``lowered``.
+    """
+
+    def __init__(self, config: dict, split: Split, devices: Sequence[jax.Device] | None = None):
         train, optim = config["train"], config["optim"]
         self.config, self.categories = config, split.categories
         self.batch_size = train["batch_size"]
-        self.mesh = sharding.make_mesh(train["fsdp"])
+        self.mesh = sharding.make_mesh(train["fsdp"], devices)
         check_batch_size(self.batch_size, train["accum_steps"], self.mesh.size)
         check_optimizer(optim)
         self.plan = make_plan(config, split)
@@ -180,15 +185,18 @@ class Trainer:
         shardings = sharding.state_sharding(self.mesh, jax.eval_shape(self._make_state, arrays))
         return jax.jit(self._make_state, out_shardings=shardings)(arrays)
 
-    def restore(self, folder: Path) -> step.TrainState:
-        """The state of one of this run's checkpoints. Raises UserError when its arrays are others than the model's."""
+    def _state_shapes(self) -> step.TrainState:
+        """What every array of a state is and where it lies."""
         state = jax.eval_shape(self._make_state, {})
-        state = jax.tree.map(
+        return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             state,
             sharding.state_sharding(self.mesh, state),
         )
-        stored = self.stored(state)
+
+    def restore(self, folder: Path) -> step.TrainState:
+        """The state of one of this run's checkpoints. Raises UserError when its arrays are others than the model's."""
+        stored = self.stored(self._state_shapes())
         model = checkpoints.read_arrays(folder, "model", stored.model)
         average = checkpoints.read_arrays(folder, "averaged", stored.averaged) if stored.averaged else {}
         params, frozen = self.network.partition(model, tuple(self.config["freeze"]))
@@ -228,6 +236,10 @@ class Trainer:
     def compiled(self, state: step.TrainState, bucket: Bucket, say: Say) -> jax.stages.Compiled:
         """The step for batches on this canvas, compiled when it is first asked for."""
         return self._steps.get(state, bucket, say)
+
+    def lowered(self, bucket: Bucket) -> jax.stages.Lowered:
+        """The step for batches on this canvas, traced before there is any state."""
+        return self._lowered(self._state_shapes(), bucket)
 
     def _lowered(self, state: step.TrainState, bucket: Bucket) -> jax.stages.Lowered:
         batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))

@@ -12,7 +12,7 @@ from flax import nnx
 
 from configs import detr as configs
 from detr_jax import detector, program
-from detr_jax.models import attention, position_encoding, resnet, transformer
+from detr_jax.models import attention, convolution, position_encoding, resnet, transformer
 from detr_jax.models.network import Keys
 from detr_jax.models.preprocess import MEAN, STD, normalize
 
@@ -216,7 +216,7 @@ def slow_max_pool(x) -> np.ndarray:
 
 @pytest.mark.parametrize("size, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
 def test_convolution_equals_a_loop_on_an_even_and_an_odd_size(size, stride, dilation):
-    conv = resnet.Conv(3, 5, size, stride, dilation, rngs=nnx.Rngs(0))
+    conv = convolution.Conv(3, 5, size, stride, dilation, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).normal(size=(1, 12, 15, 3)).astype(np.float32)
     wanted = slow_conv(x[0], np.asarray(conv.kernel[...], np.float64), stride, dilation)
     np.testing.assert_allclose(conv(jnp.asarray(x))[0], wanted, atol=1e-4)
@@ -237,7 +237,7 @@ def test_gradients_of_a_convolution_are_those_of_the_compiler(size, stride, dila
         )  # fmt: skip
 
     wanted, pull = jax.vjp(compilers, x, kernel)
-    found, pull_ours = jax.vjp(lambda x, kernel: resnet.convolve(x, kernel, stride, dilation), x, kernel)
+    found, pull_ours = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, stride, dilation), x, kernel)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     cotangent = jnp.asarray(rng.normal(size=wanted.shape), jnp.float32)
     for ours, theirs in zip(pull_ours(cotangent), pull(cotangent), strict=True):

@@ -80,12 +80,15 @@ def _attended(q, k, v, bias, dropout_key, dropout_rate, like_bias):
 def _attended_forward(q, k, v, bias, dropout_key, dropout_rate, like_bias):
     logits = _product(q, k, 3, 3).astype(jnp.float32)
     weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(v.dtype)
-    output = _product(dropout(weights, dropout_rate, dropout_key), v, 3, 2)
+    # The bits wait for the weights; or XLA draws those of all layers at the start and keeps them until the end.
+    weights, drawn = lax.optimization_barrier((weights, dropout_key))
+    output = _product(dropout(weights, dropout_rate, drawn), v, 3, 2)
     return output, (q, k, v, dropout_key, weights, output)
 
 
 def _attended_backward(dropout_rate, like_bias, kept, gradient):
     q, k, v, dropout_key, weights, output = kept
+    gradient, dropout_key = lax.optimization_barrier((gradient, dropout_key))  # and here for the gradient
     of_v = _product(gradient, dropout(weights, dropout_rate, dropout_key), 2, 2).swapaxes(2, 3)
     of_weights = dropout(_product(gradient, v, 3, 3), dropout_rate, dropout_key).astype(jnp.float32)
     total = jnp.sum(gradient.astype(jnp.float32) * output.astype(jnp.float32), axis=-1, keepdims=True)

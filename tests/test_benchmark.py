@@ -107,7 +107,7 @@ def test_infer(programs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "step, infer"),
+        ([], "step, fits, infer"),
         (["speed"], "'speed'"),
         (["step"], "--config"),
         (["infer", TINY[0], "--canvas=64"], "height,width"),

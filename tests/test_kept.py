@@ -41,6 +41,12 @@ def test_of_a_bottleneck_what_enters_its_convolutions():
         assert maps[h, w, 4 * width] == count  # into the next block, stage, or projection
 
 
+def test_the_encoder_sees_tokens_in_eights():
+    """12 cells are 16 tokens."""
+    weights = [array.shape for array in kept("r50") if array.ndim == 4 and array.shape[2] == array.shape[3] == 16]
+    assert weights == [(2, 8, 16, 16)] * 6
+
+
 def test_rematerialisation_keeps_less_of_an_image():
     def of_an_image(remat: bool) -> float:
         one, two = (step.gigabytes(kept("r18_c4", batch_size, remat)) for batch_size in (1, 2))

@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from detr_jax.benchmarks import coco_like
 from detr_jax.benchmarks.step import gigabytes, kept
 from detr_jax.program import UserError
+from detr_jax.training.compiled_steps import needed_gigabytes
 from detr_jax.training.trainer import Trainer
 
 BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -117,22 +118,21 @@ def measure(config: dict, device: str, most: int | None, say: Callable[[str], No
       most: only so many canvases, the largest ones; each takes a minute or more to compile.
     """
     trainer = Trainer(config, coco_like.Images(seed=0), devices(device))
+    images = trainer.batch_size // trainer.mesh.size
     options = WITHOUT_TIMING if device.partition(":")[0] in GPUS else None
     rows = []
     for bucket in sorted(trainer.plan.buckets, key=lambda bucket: -bucket.area)[:most]:
         begin = time.perf_counter()
         compiled = trainer.lowered(bucket).compile(compiler_options=options)
-        program, memory = compiled.as_text(), compiled.memory_analysis()
+        program = compiled.as_text()
         counted = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", program))
         rows.append(
             {
                 "device": device,
                 "canvas": f"{bucket.height}x{bucket.width}",
-                "images_per_device": trainer.batch_size // trainer.mesh.size,
-                "gigabytes": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9,
-                "kept_gigabytes": gigabytes(
-                    kept(trainer.network, tuple(config["freeze"]), trainer.batch_size // trainer.mesh.size, bucket)
-                ),
+                "images_per_device": images,
+                "gigabytes": needed_gigabytes(compiled),
+                "kept_gigabytes": gigabytes(kept(trainer.network, tuple(config["freeze"]), images, bucket)),
                 "moved_gigabytes": moved_bytes(program) / 1e9,
                 "collectives": ", ".join(f"{count} {name}" for name, count in counted.items()) or "none",
                 "compile_seconds": time.perf_counter() - begin,

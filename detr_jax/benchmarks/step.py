@@ -13,6 +13,7 @@ from detr_jax import sharding
 from detr_jax.benchmarks import coco_like, profile, timing
 from detr_jax.data.buckets import Bucket
 from detr_jax.models.network import Network
+from detr_jax.training.compiled_steps import needed_gigabytes
 from detr_jax.training.trainer import Trainer
 
 
@@ -103,7 +104,7 @@ def measure(
         steps = Steps(trainer, state, batch, bucket, say)
         compile_seconds = time.perf_counter() - begin
         taken = timing.in_turns({"step": steps}, rounds)["step"]
-        memory, flops = steps.compiled.memory_analysis(), steps.compiled.cost_analysis()["flops"]
+        flops = steps.compiled.cost_analysis()["flops"]
         rows.append(
             {
                 "canvas": f"{bucket.height}x{bucket.width}",
@@ -113,7 +114,7 @@ def measure(
                 "images_per_second": trainer.batch_size / taken.median,
                 "gflop_per_image": flops / trainer.batch_size / 1e9,
                 "of_matmul_rate": flops / taken.median / rate / trainer.mesh.size,
-                "gigabytes": (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9,
+                "gigabytes": needed_gigabytes(steps.compiled),
                 "kept_gigabytes": gigabytes(kept(trainer.network, freeze, trainer.batch_size, bucket)),
                 "compile_seconds": compile_seconds,
             }

@@ -169,7 +169,8 @@ class Transformer(nnx.Module):
         x, positions, valid = aligned(x), aligned(positions), aligned(valid)
         for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
             x = run(layer, x, positions, valid, key, remat=self.remat)
-        return x[:, :cells] if self.encoder_norm is None else self.encoder_norm(x[:, :cells])
+        x = x[:, :cells]
+        return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def decode(
         self,

@@ -12,6 +12,12 @@ from detr_jax.data.buckets import Bucket
 Say = Callable[[str], None]
 
 
+def needed_gigabytes(compiled: jax.stages.Compiled) -> float:
+    """What a compiled program needs on each device: its arguments and its temporary memory."""
+    memory = compiled.memory_analysis()
+    return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
+
+
 class CompiledSteps:
     """Programs by canvas, each compiled once; while one is, or is loaded from the cache, the next is traced.
 
@@ -72,10 +78,8 @@ class CompiledSteps:
     def _compile(self, bucket: Bucket, lowered: Future, say: Say) -> jax.stages.Compiled:
         traced, begin = lowered.result(), time.monotonic()
         compiled = traced.compile()
-        memory = compiled.memory_analysis()
-        need = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
         say(
             f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
-            f"{time.monotonic() - begin:.1f} s, needs {need:.2f} GB on each device"
+            f"{time.monotonic() - begin:.1f} s, needs {needed_gigabytes(compiled):.2f} GB on each device"
         )
         return compiled

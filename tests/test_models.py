@@ -224,21 +224,29 @@ def test_convolution_equals_a_loop_on_an_even_and_an_odd_size(size, stride, dila
 
 @pytest.mark.parametrize("size, stride, dilation", [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)])
 @pytest.mark.parametrize("channels", [(5, 3), (2, 6)])  # the product's wider side on the left and on the right
-def test_gradients_of_a_convolution_are_those_of_the_compiler(size, stride, dilation, channels):
+@pytest.mark.parametrize("platform", ["cpu", "default"])  # what a CPU does, and what a GPU and a TPU do
+@pytest.mark.parametrize("is_scaled", [False, True])
+def test_gradients_of_a_convolution_are_those_of_the_compiler(
+    size, stride, dilation, channels, platform, is_scaled, monkeypatch
+):
+    choose = lambda *arguments, **ways: ways[platform](*arguments)  # noqa: E731
+    monkeypatch.setattr(convolution.lax, "platform_dependent", choose)
     rng = np.random.default_rng(size)
     x = jnp.asarray(rng.normal(size=(2, 9, 12, channels[0])), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(size, size, *channels)), jnp.float32)
+    scale = jnp.asarray(rng.normal(size=channels[1]), jnp.float32) if is_scaled else None
 
     def compilers(x, kernel):
         margin = dilation * (size // 2)
-        return jax.lax.conv_general_dilated(
+        result = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), [(margin, margin)] * 2, rhs_dilation=(dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
+        return result if scale is None else result * scale[None, None, None]
 
     wanted, pull = jax.vjp(compilers, x, kernel)
-    found, pull_ours = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, stride, dilation), x, kernel)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    found, pull_ours = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, scale, stride, dilation), x, kernel)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
     cotangent = jnp.asarray(rng.normal(size=wanted.shape), jnp.float32)
     for ours, theirs in zip(pull_ours(cotangent), pull(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -11,16 +11,36 @@ from jaxtyping import Float
 from detr_jax.structures import Array
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def convolve(
-    x: Float[Array, "B h w C"], kernel: Float[Array, "k k C C2"], stride: int = 1, dilation: int = 1
+    x: Float[Array, "B h w C"],
+    kernel: Float[Array, "k k C C2"],
+    scale: Float[Array, " C2"] | None = None,
+    stride: int = 1,
+    dilation: int = 1,
 ) -> Float[Array, "B h2 w2 C2"]:
-    """A convolution padded symmetrically with zeros.
+    """A convolution padded symmetrically with zeros, each channel of its result times ``scale``, in ``x``'s dtype.
 
-    On a CPU the gradient of its kernel is a matrix product for each row of the kernel: XLA's own takes up to three
-    times as long.
+    ``scale`` is a constant: it gets no gradient. On a GPU or TPU it goes into the kernel: what then is left to add and
+    cut off happens while the product is written, and its gradient is no pass over the map. On a CPU, whose products
+    end in memory anyway, it multiplies the map on the way to whatever comes next, and the kernel's gradient is a matrix
+    product for each row of the kernel: XLA's own takes up to three times as long.
     """
-    return _convolve(x, kernel, stride, dilation)
+    after = partial(_scaled_after, stride=stride, dilation=dilation)
+    inside = partial(_scaled_inside, stride=stride, dilation=dilation)
+    return lax.platform_dependent(x, kernel, scale, cpu=after, default=inside)
+
+
+def _scaled(values, scale):
+    return values if scale is None else values * scale.astype(values.dtype)[None, None, None]
+
+
+def _scaled_after(x, kernel, scale, stride, dilation):
+    return _scaled(_convolve(x, kernel.astype(x.dtype), stride, dilation), scale)
+
+
+def _scaled_inside(x, kernel, scale, stride, dilation):
+    return _convolve(x, _scaled(kernel, scale).astype(x.dtype), stride, dilation)
 
 
 def _convolve(x, kernel, stride, dilation):
@@ -50,8 +70,8 @@ def _beneath(x, size: int, stride: int, dilation: int, outside: jax.Array | floa
     return [jnp.concatenate([cell(i, j) for j in range(size)], axis=-1) for i in range(size)]
 
 
-def _kernel_gradient(x, kernel, gradient, stride, dilation):
-    size, _, channels_in, channels_out = kernel.shape
+def _kernel_gradient(x, gradient, size, stride, dilation):
+    channels_in, channels_out = x.shape[-1], gradient.shape[-1]
     columns = gradient.reshape(-1, channels_out)
 
     def of_row(row):
@@ -67,19 +87,25 @@ def _kernel_gradient(x, kernel, gradient, stride, dilation):
     return jnp.stack(rows).reshape(size, size, channels_in, channels_out)
 
 
+def _backward_after(x, kernel, scale, gradient, stride, dilation):
+    gradient = _scaled(gradient, scale)
+    _, pull_x = jax.vjp(lambda x: _convolve(x, kernel.astype(x.dtype), stride, dilation), x)
+    return *pull_x(gradient), _kernel_gradient(x, gradient, kernel.shape[0], stride, dilation).astype(kernel.dtype)
+
+
+def _backward_inside(x, kernel, scale, gradient, stride, dilation):
+    return jax.vjp(lambda x, kernel: _scaled_inside(x, kernel, scale, stride, dilation), x, kernel)[1](gradient)
+
+
 def _convolve_backward(stride, dilation, inputs, gradient):
-    x, kernel = inputs
-    _, pull_x = jax.vjp(lambda x: _convolve(x, kernel, stride, dilation), x)
-
-    def native(x, kernel, gradient):
-        return jax.vjp(lambda kernel: _convolve(x, kernel, stride, dilation), kernel)[1](gradient)[0]
-
-    on_cpu = partial(_kernel_gradient, stride=stride, dilation=dilation)
-    return *pull_x(gradient), lax.platform_dependent(x, kernel, gradient, cpu=on_cpu, default=native)
+    after = partial(_backward_after, stride=stride, dilation=dilation)
+    inside = partial(_backward_inside, stride=stride, dilation=dilation)
+    return *lax.platform_dependent(*inputs, gradient, cpu=after, default=inside), None
 
 
 convolve.defvjp(
-    lambda x, kernel, stride, dilation: (_convolve(x, kernel, stride, dilation), (x, kernel)), _convolve_backward
+    lambda x, kernel, scale, stride, dilation: (convolve(x, kernel, scale, stride, dilation), (x, kernel, scale)),
+    _convolve_backward,
 )
 
 
@@ -96,14 +122,12 @@ class Conv(nnx.Module):
         self, x: Float[Array, "B h w C"], scale: Float[Array, " C2"] | None = None
     ) -> Float[Array, "B h2 w2 C2"]:
         """The convolution, each channel of its result times ``scale``."""
-        kernel = self.kernel[...]
-        kernel = (kernel if scale is None else kernel * scale[None, None, None]).astype(x.dtype)
+        of_kernel = partial(convolve, stride=self.stride, dilation=self.dilation)
         if self.is_trained_stem:
-            native = partial(convolve, stride=self.stride)
-            return lax.platform_dependent(x, kernel, cpu=self._of_patches, default=native)
-        return convolve(x, kernel, self.stride, self.dilation)
+            return lax.platform_dependent(x, self.kernel[...], scale, cpu=self._of_patches, default=of_kernel)
+        return of_kernel(x, self.kernel[...], scale)
 
-    def _of_patches(self, x, kernel):
+    def _of_patches(self, x, kernel, scale):
         """The same without dilation, as a matrix product: XLA's CPU weight gradient of the stem is 8 times slower."""
         patches = jnp.concatenate(_beneath(x, kernel.shape[0], self.stride, 1), axis=-1)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
+        return _scaled(patches @ kernel.astype(x.dtype).reshape(-1, kernel.shape[-1]), scale)

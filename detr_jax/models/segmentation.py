@@ -52,7 +52,7 @@ class Conv3x3(nnx.Module):
 
     def without_bias(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"], inputs: slice):
         """The part of the result that comes from these of the input channels."""
-        return convolve(keep(x, area), self.kernel[...][:, :, inputs].astype(x.dtype))
+        return convolve(keep(x, area), self.kernel[...][:, :, inputs])
 
 
 def upsample(x: Float[Array, "B h w C"], height: int, width: int) -> Float[Array, "B h2 w2 C"]:

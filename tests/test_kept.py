@@ -12,7 +12,7 @@ from configs import detr as configs
 from detr_jax import detector, program
 from detr_jax.benchmarks import step
 from detr_jax.data.buckets import Bucket
-from detr_jax.models import attention, layers
+from detr_jax.models import attention, convolution, layers
 
 CANVAS = Bucket(96, 128, 100)
 
@@ -61,6 +61,33 @@ def test_gradient_of_relu():
     ours, theirs = (jax.vjp(relu, x) for relu in (layers.relu, nnx.relu))
     np.testing.assert_array_equal(ours[0], theirs[0])
     np.testing.assert_array_equal(ours[1](cotangent)[0], theirs[1](cotangent)[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_relu_of_a_sum_is_relu_of_the_sum(dtype):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(2, 5000)) * 10.0 ** rng.integers(-20, 20, 5000), dtype) for _ in range(2))
+    x, y = x.at[:, :100].set(-y[:, :100]).at[:, 100:200].set(0.0), y.at[:, 200:300].set(0.0)
+    ours, pull = jax.vjp(layers.relu_of_sum, x, y)
+    theirs, pull_theirs = jax.vjp(lambda x, y: nnx.relu(x + y), x, y)
+    np.testing.assert_array_equal(ours, theirs)
+    for gradient, wanted in zip(pull(x), pull_theirs(x), strict=True):
+        np.testing.assert_array_equal(gradient, wanted)
+
+
+def test_no_residual_block_is_computed_again_for_the_next():
+    """Twice the blocks read and write twice as much; 2.8 times as much with a plain maximum."""
+
+    def moved(blocks: int) -> float:
+        def maps(x, kernels):
+            for kernel in kernels:
+                x = layers.relu_of_sum(x, convolution.convolve(x, kernel))
+            return x
+
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 32, 48, 64), (blocks, 1, 1, 64, 64))]
+        return jax.jit(maps).lower(*shapes).compile().cost_analysis()["bytes accessed"]
+
+    assert moved(12) < 2.1 * moved(6)
 
 
 def test_gradient_of_dropout_falls_on_what_was_not_dropped():

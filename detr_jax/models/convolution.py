@@ -63,11 +63,11 @@ def _beneath(x, size: int, stride: int, dilation: int, outside: jax.Array | floa
     h, w = (-(-side // stride) for side in x.shape[1:3])
     x = jnp.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0)], constant_values=outside)
 
-    def cell(i, j):
-        top, left = i * dilation, j * dilation
-        return x[:, top : top + stride * (h - 1) + 1 : stride, left : left + stride * (w - 1) + 1 : stride]
-
-    return [jnp.concatenate([cell(i, j) for j in range(size)], axis=-1) for i in range(size)]
+    starts = [index * dilation for index in range(size)]
+    columns = [x[:, :, left : left + stride * (w - 1) + 1 : stride] for left in starts]
+    # Without the barrier XLA would lay them side by side for each row anew.
+    x = lax.optimization_barrier(jnp.concatenate(columns, axis=-1))
+    return [x[:, top : top + stride * (h - 1) + 1 : stride] for top in starts]
 
 
 def _kernel_gradient(x, gradient, size, stride, dilation):

@@ -62,7 +62,6 @@ def _beneath(x, size: int, stride: int, dilation: int, outside: jax.Array | floa
     margin = dilation * (size // 2)
     h, w = (-(-side // stride) for side in x.shape[1:3])
     x = jnp.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0)], constant_values=outside)
-
     starts = [index * dilation for index in range(size)]
     columns = [x[:, :, left : left + stride * (w - 1) + 1 : stride] for left in starts]
     # Without the barrier XLA would lay them side by side for each row anew.

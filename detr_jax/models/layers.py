@@ -42,7 +42,7 @@ def relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 
 @jax.custom_vjp
 def relu_of_sum(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """relu(x + y), the end of a residual block, to the last bit.
+    """relu(x + y), the end of a residual block, to the last bit for a finite ``y``.
 
     A CPU is given another sum. To its compiler a maximum with 0 is so cheap that it makes it again wherever the result
     is used, and with it what all residual blocks before have added.

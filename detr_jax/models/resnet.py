@@ -83,8 +83,7 @@ def max_pool(x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
 class FrozenBatchNorm(nnx.Module):
     """Batch norm with fixed statistics and affine values: a scale and a shift, computed in float32.
 
-    The scale goes into the convolution's kernel, so its gradient is no pass over the map, and what is left to add and
-    cut off a GPU does while it writes the product.
+    The convolution takes the scale: ``convolve`` knows where it costs least.
     """
 
     def __init__(self, channels: int):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from configs import detr as configs
 from detr_jax import detector, program
-from detr_jax.models import attention, convolution, position_encoding, resnet, transformer
+from detr_jax.models import attention, convolution, layers, position_encoding, resnet, transformer
 from detr_jax.models.network import Keys
 from detr_jax.models.preprocess import MEAN, STD, normalize
 
@@ -497,6 +497,55 @@ def test_attention_without_any_valid_key_is_finite():
 
     value, gradient = jax.value_and_grad(summed)(x)
     assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_attention_among_the_queries_is_that_with_them_as_keys():
+    layer = attention.Attention(8, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer.key.bias[...] = jnp.arange(8.0)
+    x, y = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, 8)), jnp.float32)
+    np.testing.assert_allclose(layer(x, None, y), layer(x, x, y), atol=1e-6)
+
+
+# --- Linear layers and layer norm ---
+
+
+def values_and_gradients(layer: nnx.Module, x, cotangent):
+    """What a layer makes of ``x``, and the gradients of ``x`` and of its arrays."""
+    graph, arrays = nnx.split(layer)
+    made, pull = jax.vjp(lambda x, arrays: nnx.merge(graph, arrays)(x), x, arrays)
+    of_x, of_arrays = pull(cotangent.astype(made.dtype))
+    return made, of_x, *(leaf[...] for _, leaf in sorted(nnx.to_flat_state(of_arrays)))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 2e-5), (jnp.bfloat16, 0.04)])
+@pytest.mark.parametrize("kind", ["linear", "layer norm"])
+def test_layers_and_their_gradients_are_those_of_flax(kind, dtype, bound):
+    """Flax in float32 is the reference for both types."""
+    rng = np.random.default_rng(0)
+    if kind == "linear":
+        make = [functools.partial(of, 6, 5) for of in (layers.Linear, nnx.Linear)]
+    else:
+        make = [functools.partial(of, 6, epsilon=1e-5) for of in (layers.LayerNorm, nnx.LayerNorm)]
+    ours, flax = (of(dtype=wanted, rngs=nnx.Rngs(0)) for of, wanted in zip(make, (dtype, jnp.float32), strict=True))
+    if kind == "layer norm":
+        scale, bias = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
+        for layer in (ours, flax):
+            layer.scale[...], layer.bias[...] = scale, bias
+    x = jnp.asarray(3 + 2 * rng.normal(size=(2, 3, 4, 6)), dtype)
+    cotangent = jnp.asarray(rng.normal(size=(2, 3, 4, 5 if kind == "linear" else 6)), dtype)
+    found = values_and_gradients(ours, x, cotangent)
+    assert found[0].dtype == found[1].dtype == dtype and all(leaf.dtype == jnp.float32 for leaf in found[2:])
+    wanted = values_and_gradients(flax, x.astype(jnp.float32), cotangent.astype(jnp.float32))
+    for value, reference in zip(found, wanted, strict=True):
+        scale = np.abs(np.asarray(reference)).max()
+        np.testing.assert_allclose(value.astype(jnp.float32), reference, atol=bound * scale)
+
+
+def test_together_is_each_alone():
+    first, second = (layers.linear(6, 5, dtype=jnp.float32, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 6)), jnp.float32)
+    for found, layer in zip(layers.together(x, first, second), (first, second), strict=True):
+        np.testing.assert_allclose(found, layer(x), atol=1e-6)
 
 
 # --- Initialisation ---

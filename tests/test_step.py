@@ -1,6 +1,7 @@
 """One training step: gradients, clipping, AdamW, skipping, accumulation and devices, each against something simpler."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -265,11 +266,14 @@ def test_two_devices_equal_one(shape, net, state, stepper, monkeypatch):
     sharded = jax.device_put(state, sharding.state_sharding(mesh, state))
     split = [name for name, array in sharded.params.items() if not array.is_fully_replicated]
     assert bool(split) == (shape == (1, 2))
+    batches = [jax.device_put(make_batch(seed=seed), sharding.batch_sharding(mesh)) for seed in range(2)]
     run = compiled_step(net, recipe(average_decay=0.9), mesh=mesh)
-    for seed in range(2):
-        batch = make_batch(seed=seed)
-        state, expected = stepper(state, batch)
-        sharded, found = run(sharded, jax.device_put(batch, sharding.batch_sharding(mesh)))
+    if shape == (2, 1):  # gradients are summed over the devices; no image leaves its own
+        run = run.lower(sharded, batches[0]).compile()
+        assert "all-reduce" in run.as_text() and not re.search(r"= \(?b?f\d+\[.* all-gather\(", run.as_text())
+    for seed, batch in enumerate(batches):
+        state, expected = stepper(state, make_batch(seed=seed))
+        sharded, found = run(sharded, batch)
         for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "grad_norm"):
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-6 * (seed + 1), err_msg=name)
     assert_equal(sharded.frozen, state.frozen)
@@ -299,6 +303,13 @@ def test_clip_is_torchs_rule():
         clipped, norm = optimizer.clip(gradients, limit)
         assert_equal(clipped, gradients)
         assert float(norm) == pytest.approx(5.0)
+
+
+def test_norm_of_gradients_of_every_rank():
+    rng = np.random.default_rng(0)
+    shapes = [(), (7,), (5, 3), (3, 3, 4, 2)]
+    gradients = {str(shape): jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes}
+    assert float(optimizer.clip(gradients, 0.1)[1]) == pytest.approx(float(optax.global_norm(gradients)), rel=1e-6)
 
 
 def test_adamw_equals_the_formulas():

@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -93,25 +94,30 @@ def _size(shape: str) -> int:
     return total
 
 
-def moved_bytes(program: str) -> int:
-    """What the operations of a compiled program read and write: each operand once for each, and each result.
+class Work(NamedTuple):
+    """What a compiled program does besides arithmetic. Loops count once."""
 
-    Loops count once. It is more than passes through the memory where a cache holds an operand.
-    """
+    operations: int  # on a GPU each is a kernel to launch
+    moved_bytes: int  # read and written; more than passes through the memory where a cache holds an operand
+
+
+def work(program: str) -> Work:
+    """Counts the operations of a compiled program, and what they move: each operand once for each, and each result."""
     entry = re.search(r"^ENTRY .*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)[1]
-    sizes, total = {}, 0
+    sizes, operations, moved = {}, 0, 0
     for name, shape, operation, rest in re.findall(
         r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", entry, re.MULTILINE
     ):
         sizes[name] = _size(shape)
         if operation not in VIEWS:
             operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-            total += sizes[name] + sum(sizes.get(operand, 0) for operand in set(operands))
-    return total
+            operations += 1
+            moved += sizes[name] + sum(sizes.get(operand, 0) for operand in set(operands))
+    return Work(operations, moved)
 
 
 def measure(config: dict, device: str, most: int | None, say: Callable[[str], None]) -> list[dict]:
-    """A row for each canvas, the largest first: what each device needs and moves in a step.
+    """A row for each canvas, the largest first: what each device needs, moves and launches in a step.
 
     Args:
       device: as for ``devices``.
@@ -125,6 +131,7 @@ def measure(config: dict, device: str, most: int | None, say: Callable[[str], No
         begin = time.perf_counter()
         compiled = trainer.lowered(bucket).compile(compiler_options=options)
         program = compiled.as_text()
+        done = work(program)
         counted = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", program))
         rows.append(
             {
@@ -133,7 +140,8 @@ def measure(config: dict, device: str, most: int | None, say: Callable[[str], No
                 "images_per_device": images,
                 "gigabytes": needed_gigabytes(compiled),
                 "kept_gigabytes": gigabytes(kept(trainer.network, tuple(config["freeze"]), images, bucket)),
-                "moved_gigabytes": moved_bytes(program) / 1e9,
+                "moved_gigabytes": done.moved_bytes / 1e9,
+                "operations": done.operations,
                 "collectives": ", ".join(f"{count} {name}" for name, count in counted.items()) or "none",
                 "compile_seconds": time.perf_counter() - begin,
             }

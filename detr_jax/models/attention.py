@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Bool, Float
 
-from detr_jax.models.layers import linear
+from detr_jax.models.layers import linear, together
 from detr_jax.structures import Array
 
 
@@ -120,18 +120,19 @@ class Attention(nnx.Module):
     def __call__(
         self,
         queries: Float[Array, "B Q D"],
-        keys: Float[Array, "B S D"],
+        keys: Float[Array, "B S D"] | None,
         values: Float[Array, "B S D"],
         key_valid: Bool[Array, "B S"] | None = None,
         bias: Float[Array, "#B #A Q S"] | None = None,
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B Q D"]:
-        """Attends to the valid keys; ``bias`` is added to the logits."""
+        """Attends to the valid keys; ``bias`` is added to the logits. Without ``keys`` they are the queries."""
 
         def split_heads(x):  # [B n D] -> [B A n D/A]
             return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
 
-        q, k, v = split_heads(self.query(queries)), split_heads(self.key(keys)), split_heads(self.value(values))
+        q, k = together(queries, self.query, self.key) if keys is None else (self.query(queries), self.key(keys))
+        q, k, v = split_heads(q), split_heads(k), split_heads(self.value(values))
         if key_valid is not None:  # finite, so that a row without any valid key is uniform instead of NaN
             hidden = jnp.where(key_valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
             bias = hidden if bias is None else bias + hidden

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from detr_jax.models.layers import Linear
 from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
 
@@ -44,7 +45,7 @@ class Focus(nnx.Module):
     def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
         self.heads = heads
         start = _start(heads).reshape(-1)
-        self.window = nnx.Linear(
+        self.window = Linear(
             width,
             4 * heads,
             kernel_init=nnx.initializers.zeros_init(),

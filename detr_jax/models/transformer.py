@@ -68,7 +68,7 @@ class EncoderLayer(nnx.Module):
         keys = split_key(dropout_key, 4)
         around_attention, around_feed_forward = self.residuals
         x = around_attention(
-            x, lambda y: self.self_attention(y + positions, y + positions, y, valid, dropout_key=keys[0]), keys[1]
+            x, lambda y: self.self_attention(y + positions, None, y, valid, dropout_key=keys[0]), keys[1]
         )
         return around_feed_forward(x, lambda y: self.feed_forward(y, keys[2]), keys[3])
 
@@ -109,9 +109,7 @@ class DecoderLayer(nnx.Module):
         around_self, around_cross, around_feed_forward = self.residuals
         x = around_self(
             x,
-            lambda y: self.self_attention(
-                y + query_positions, y + query_positions, y, bias=self_bias, dropout_key=keys[0]
-            ),
+            lambda y: self.self_attention(y + query_positions, None, y, bias=self_bias, dropout_key=keys[0]),
             keys[1],
         )
         x = around_cross(

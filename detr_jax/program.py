@@ -60,20 +60,29 @@ def keep_memory() -> None:
     fetches and returns it page by page: a tenth of a training step, more on a busy machine. The heaps of threads are
     returned whatever the threshold says, so there is one heap for all. Pages of 4 KB cost another tenth.
     """
-    libc = ctypes.CDLL(None)
-    if sys.platform != "linux" or not hasattr(libc, "mallopt"):
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     mmap_max, trim_threshold, arena_max = -4, -1, -8  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX of malloc.h
     for parameter, value in ((mmap_max, 0), (trim_threshold, -1), (arena_max, 1)):
         libc.mallopt(parameter, value)
-    # The heap grows once by half of the memory and keeps it. Nothing is used before it is written to; but then the
-    # system gives pages of 2 MB, which it does only for ranges that were marked.
-    half, page, mark = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2, 2 << 20, 14  # MADV_HUGEPAGE
+    _enlarge_pages(libc)
+
+
+def _enlarge_pages(libc: ctypes.CDLL) -> None:
+    """The heap grows once by half of the memory, marked for pages of 2 MB, and is free again: glibc now keeps it.
+
+    None of it is used before it is written to. Where so much is refused, pages stay small.
+    """
+    import resource  # Unix only
+
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)  # negative: no limit
+    half, page, madv_hugepage = (memory if allowed < 0 else min(memory, allowed)) // 2, 2 << 20, 14
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.free.argtypes = [ctypes.c_void_p]
     if half > page and (block := libc.malloc(half)):
-        libc.madvise(-(-block // page) * page, half - page, mark)
+        libc.madvise(-(-block // page) * page, half - page, madv_hugepage)
         libc.free(block)
 
 

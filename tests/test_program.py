@@ -37,6 +37,7 @@ def test_memory_is_kept_and_in_large_pages():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told")
-def test_a_process_that_may_not_have_half_of_the_memory_goes_on():
-    _, second = faults("resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))")
+@pytest.mark.parametrize("limit", ["RLIMIT_DATA", "RLIMIT_AS"])
+def test_a_process_that_may_not_have_half_of_the_memory_goes_on(limit):
+    _, second = faults(f"resource.setrlimit(resource.{limit}, (1 << 30, 1 << 30))")
     assert second < 20

@@ -6,6 +6,7 @@ sentence and exits with status 1; the traceback is for ``--debug``.
 
 import ctypes
 import os
+import resource
 import sys
 from collections.abc import Callable
 
@@ -73,8 +74,6 @@ def _enlarge_pages(libc: ctypes.CDLL) -> None:
 
     None of it is used before it is written to. Where so much is refused, pages stay small.
     """
-    import resource  # Unix only
-
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)  # negative: no limit
     half, page, madv_hugepage = (memory if allowed < 0 else min(memory, allowed)) // 2, 2 << 20, 14

@@ -1,22 +1,21 @@
-"""Your own photos, from pretrained weights, in minutes: `--config=configs/finetune.py:WORDS`.
+"""Your own photos, from a pretrained backbone, in minutes: ``--config=configs/finetune.py:WORDS``.
 
     python -m detr_jax.train --config=configs/finetune.py:r18_c4 --workdir=runs/cells \
         --config.data.name=cells --config.data.dir=data --config.model.backbone_weights=resnet18.npz
 
-Words: r18_c4 (a few hundred photos on a CPU: ResNet-18 up to layer3, of which layer3 is trained and the features below
-are computed once; 13 minutes on two cores), r50_c4 (a GPU: ResNet-50 up to layer3, augmentation on; not run yet),
-overfit (after one of them: learns the training images by heart). All are the fast detector of configs/detr.py.
+One of the models, each the fast detector of configs/detr.py on a backbone up to layer3:
+    r18_c4    a few hundred photos on a CPU. Only layer3 of the ResNet-18 is trained, the features below it are computed
+              once; 13 minutes on two cores
+    r50_c4    for a GPU, with augmentation; not measured yet
+and, if wanted:
+    overfit   learns the training images by heart, to see that a model can learn them at all
 """
-
-import sys
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be named from any folder
-from configs import detr  # noqa: E402
+from detr_jax.words import FAST, compose
 
-WORDS = {
+MODELS = {
     "r18_c4": {
         "freeze": ("backbone/layer2",),  # the stem and layer1 always are
         "model.backbone": "resnet18",
@@ -65,7 +64,9 @@ WORDS = {
         "train.checkpoint_every": 500,
         "train.eval_every": 500,
     },
-    "overfit": {  # after another word: the training images by heart, to see that a model can learn them at all
+}
+OTHERS = {
+    "overfit": {
         "data.val_split": "train",
         "data.flip": 0.0,
         "data.crop": 0.0,
@@ -81,5 +82,5 @@ WORDS = {
 
 def get_config(words: str = "r18_c4") -> ConfigDict:
     """The configuration that the words describe."""
-    config = detr.apply_words(detr.base(), "fast", detr.WORDS)
-    return detr.apply_words(config, words, WORDS)
+    lengths = {"train.epochs": 50, "optim.drop_epoch": 40}
+    return compose(words, MODELS, OTHERS, default="r18_c4", base=FAST | lengths)

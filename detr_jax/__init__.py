@@ -9,5 +9,5 @@ __all__ = ["load"]
 def __getattr__(name: str):
     # On demand, so that importing one module does not import them all.
     if name == "load":
-        return importlib.import_module("detr_jax.detector").load
+        return importlib.import_module("detr_jax.inference.detector").load
     raise AttributeError(f"module 'detr_jax' has no attribute {name!r}")

@@ -21,10 +21,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from detr_jax import files, program
+from detr_jax import files, cli
 from detr_jax.benchmarks import agreement, data, elsewhere, evaluation, infer, match, step
-from detr_jax.data.split import open_split
-from detr_jax.program import UserError
+from detr_jax.datasets.split import open_split
+from detr_jax.errors import UserError
 
 config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
 flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of --profile.")
@@ -77,7 +77,7 @@ def machine() -> dict[str, str]:
 def _config(verb: str) -> dict:
     if flags.FLAGS.config is None:
         raise UserError(f"benchmark {verb} needs settings, for example --config=configs/detr.py:r50")
-    return program.settings()
+    return cli.settings()
 
 
 def _numbers(flag: str) -> tuple[int, ...]:
@@ -163,4 +163,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    cli.run(main)

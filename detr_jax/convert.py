@@ -13,15 +13,16 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save_file
 
-from detr_jax import detector, program
+from detr_jax.inference import detector
+from detr_jax import cli
 from detr_jax.files import replacing
 from detr_jax.models import detr
 from detr_jax.models.resnet import ARCHITECTURES
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
-from detr_jax.weights import foreign, pretrained, torch_names
+from detr_jax.weights import foreign, sources, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
-from detr_jax.weights.pretrained import Source
+from detr_jax.weights.sources import Source
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,7 +40,7 @@ flags.DEFINE_bool("dilation", None, "Whether the model is a DC5 one, where the s
 def write_jax(output: Path, source: Source, arrays: Arrays, categories: Categories, config: dict) -> None:
     """A checkpoint of step 0, which remembers whose names its Hugging Face file had."""
     info = {"config": config, "categories": categories._asdict()}
-    info |= {pretrained.HUGGINGFACE_BACKBONE: source.huggingface_backbone} if source.huggingface_backbone else {}
+    info |= {sources.HUGGINGFACE_BACKBONE: source.huggingface_backbone} if source.huggingface_backbone else {}
     with Checkpoints(output / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, Stored(arrays, {}, {}, info))
 
@@ -112,12 +113,12 @@ def main(argv: list[str]) -> None:
     output = Path(args.output).expanduser()
     if output.exists():
         raise UserError(f"--output={output} exists already; choose another name")
-    source = pretrained.read(args.source, "--source")
+    source = sources.read(args.source, "--source")
     overruled = {} if args.dilation is None else {"dilation": args.dilation}
     network, categories, config = detector.of_source(source, **overruled)
     arrays = {name: source.arrays[name] for name in network.shapes}
     extra = sorted(source.arrays.keys() - network.shapes.keys())
-    report = pretrained.Report(sorted(arrays), [], [], [*source.unused, *extra])
+    report = sources.Report(sorted(arrays), [], [], [*source.unused, *extra])
     model = config["model"]
     # timm's ResNet can be dilated, transformers' own cannot; but a source comes back with the names that it had.
     backbone = source.huggingface_backbone or ("timm" if model["dilation"] else "native")
@@ -143,4 +144,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    cli.run(main)

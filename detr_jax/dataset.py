@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from detr_jax import drawing, program
-from detr_jax.data import builder, coco_folder, decode, inspection, shapes, split
-from detr_jax.data.coco_folder import Source
-from detr_jax.program import UserError
+from detr_jax import drawing, cli
+from detr_jax.datasets import prepare as builder, folders as coco_folder, decode, inspection, shapes, split
+from detr_jax.datasets.folders import Source
+from detr_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 SPLITS = ("train", "val", "test")
@@ -151,4 +151,4 @@ def main(argv: list[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    cli.run(main)

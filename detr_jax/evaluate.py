@@ -16,10 +16,11 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from detr_jax import detector, program, sharding
-from detr_jax.data.split import open_split
+from detr_jax.inference import detector
+from detr_jax import cli, devices
+from detr_jax.datasets.split import open_split
 from detr_jax.evaluation import coco_eval
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories, Detections
 
 flags.DEFINE_string("workdir", None, "A run of detr_jax.train: its best checkpoint on its validation split.")
@@ -89,8 +90,8 @@ def main(argv: list[str]) -> int:
     source = args.checkpoint or args.workdir
     if source is None:
         raise UserError("nothing to evaluate: pass --workdir=DIR or --checkpoint=DIR")
-    sharding.start_hosts()
-    model = detector.load(source, sharding.make_mesh())
+    devices.start_hosts()
+    model = detector.load(source, devices.make_mesh())
     data = model.config["data"]
     if "name" not in data and not (args.data_name and args.data_dir and args.split):
         raise UserError(f"{model.path} does not say what to evaluate on: pass --data_name, --data_dir and --split")
@@ -121,4 +122,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    cli.run(main)

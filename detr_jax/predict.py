@@ -11,9 +11,10 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from detr_jax import detector, drawing, files, program
-from detr_jax.data.decode import decode
-from detr_jax.program import UserError
+from detr_jax.inference import detector
+from detr_jax import drawing, files, cli
+from detr_jax.datasets.decode import decode
+from detr_jax.errors import UserError
 from detr_jax.structures import Detections
 
 flags.DEFINE_string("checkpoint", None, "A workdir, a checkpoint, a file or a hub name.", required=True)
@@ -80,4 +81,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    cli.run(main)

@@ -14,10 +14,11 @@ Axes, the same letters in every annotation, comment and einsum:
        ``_xyxy`` (corners) or ``_pixels`` (pixels of the original image)
 
 Layout is NHWC for activations and HWIO for kernels. A mask is named for what True means (``valid``).
-All records are NamedTuples: JAX walks them as pytrees without registration.
+All records are NamedTuples, which JAX takes apart as pytrees.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, SupportsInt
 
 import jax
@@ -38,14 +39,37 @@ class Categories(NamedTuple):
     ids: tuple[int, ...]
     names: tuple[str, ...]
 
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping]) -> "Categories":
+        """The classes of a table like COCO's, ``[{"id": 3, "name": "cat"}, ...]``, sorted by id."""
+        rows = sorted(rows, key=lambda row: row["id"])
+        return cls(tuple(row["id"] for row in rows), tuple(str(row.get("name", row["id"])) for row in rows))
+
+    def to_rows(self) -> list[dict]:
+        """The same table: the one form in which classes are written to files."""
+        return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
+
     @property
     def label_of_id(self) -> dict[int, int]:
         """Contiguous label of every original category id."""
         return _label_of_id(self.ids)
 
 
+class Bucket(NamedTuple):
+    """A canvas of ``height`` x ``width`` pixels for images with up to ``targets`` objects each."""
+
+    height: int
+    width: int
+    targets: int
+
+    @property
+    def area(self) -> int:
+        """Pixels of the canvas."""
+        return self.height * self.width
+
+
 class Targets(NamedTuple):
-    """What is really in the images; slots past an image's last object are not ``valid`` and hold zeros."""
+    """The annotated objects of the images; slots past an image's last object are not ``valid`` and hold zeros."""
 
     boxes: Float[Array, "B T 4"]
     labels: Int[Array, "B T"]
@@ -53,9 +77,9 @@ class Targets(NamedTuple):
 
 
 class View(NamedTuple):
-    """How an image is looked at: flip, resize, crop, resize to ``size``; for one image, or many along a leading axis.
+    """How an image is looked at: flip, resize, crop, resize to ``size``. Of one image, or of many on a leading axis.
 
-    A step left out is a step that changes nothing: ``resize`` to the image's own size, ``crop`` of all of it.
+    A step that is not wanted changes nothing: ``resize`` to the image's own size, ``crop`` of all of it.
     """
 
     flip: Int[Array, "*n"]  # 1: mirrored left and right, 2: upside down, 3: both
@@ -68,24 +92,66 @@ class View(NamedTuple):
         return View(*(field[rows] for field in self))
 
 
+class Pixels(NamedTuple):
+    """Images as their views show them: each fills the top left corner of its canvas, the rest is zero."""
+
+    pixels: UInt8[Array, "B H W 3"]
+    sizes: Int[Array, "B 2"]  # (height, width) of the image on its canvas; (0, 0) marks an empty row
+
+
+class Photos(NamedTuple):
+    """Images as they were read, with the views that the device still has to take (``ops/resample.py``)."""
+
+    pixels: UInt8[Array, "B h w 3"]
+    sizes: Int[Array, "B 2"]
+    views: View
+    canvas: tuple[int, int]  # (height, width) of the canvases that hold every view; static under jax.jit
+    crop_max: int  # pixels: no side of a crop is longer, unless the crop is the whole image; static
+
+
+class Features(NamedTuple):
+    """What a frozen stage of the backbone makes of the images, computed beforehand."""
+
+    features: Float[Array, "B h w C"]
+    sizes: Int[Array, "B 2"]  # of the images in pixels, not of the features
+    stage: int  # of the backbone: 1 for layer1, ...; static
+
+
+Inputs = Pixels | Photos | Features  # what a batch holds of its images, and what the model takes
+
+
+def _make_static(record: type, *names: str) -> None:
+    """Makes these fields of a NamedTuple part of its structure: jax.jit compiles for their values."""
+    arrays = [name for name in record._fields if name not in names]
+
+    def flatten(values):
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(values, name)) for name in arrays]
+        return keyed, tuple(getattr(values, name) for name in names)
+
+    jax.tree_util.register_pytree_with_keys(
+        record, flatten, lambda static, leaves: record(**dict(zip((*arrays, *names), (*leaves, *static), strict=True)))
+    )
+
+
+_make_static(Photos, "canvas", "crop_max")
+_make_static(Features, "stage")
+
+
 class Batch(NamedTuple):
-    """One step's input. The real image fills the top left corner of its canvas, the rest is zero.
+    """One step's input."""
 
-    With ``views`` the canvas holds the image as it was read, and the step looks at it (``preprocess.seen``) first.
-    """
-
-    images: UInt8[Array, "B H W 3"]
-    sizes: Int[Array, "B 2"]  # (height, width) of the real image inside the canvas; (0, 0) marks an empty row
+    inputs: Inputs
     targets: Targets
     image_ids: Int[Array, " B"]  # ids of the dataset; -1 in an empty row
-    views: View | None = None
 
 
 class Predictions(NamedTuple):
-    """What the model says of every query, after every decoder layer (the last layer is ``[-1]``)."""
+    """What the model says of every query after every decoder layer; the last layer is ``[-1]``."""
 
     logits: Float[Array, "L B N C"]
     boxes: Float[Array, "L B N 4"]
+    proposals: "Predictions | None" = None  # of the tokens that the encoder selects: [1 B N ...]
+    denoised: "Predictions | None" = None  # of noised objects, group after group: [L B G*T ...]
 
 
 class Noised(NamedTuple):
@@ -94,15 +160,6 @@ class Noised(NamedTuple):
     boxes: Float[Array, "B G T 4"]
     labels: Int[Array, "B G T"]
     valid: Bool[Array, "B T"]  # of the targets, the same in every group
-
-
-class Outputs(NamedTuple):
-    """Everything that the model says; the first two are the ``Predictions`` of the object queries."""
-
-    logits: Float[Array, "L B N C"]
-    boxes: Float[Array, "L B N 4"]
-    proposals: Predictions | None = None  # of the selected tokens of the encoder: [1 B N ...]
-    denoised: Predictions | None = None  # of the noised objects, group after group: [L B G*T ...]
 
 
 class Detections(NamedTuple):

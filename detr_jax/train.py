@@ -11,12 +11,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from detr_jax import program, sharding
-from detr_jax.data import shapes
-from detr_jax.data.pipeline import Pipeline, to_device
-from detr_jax.data.split import Split, open_split
+from detr_jax import cli, devices
+from detr_jax.datasets import shapes
+from detr_jax.batches.pipeline import Pipeline, to_device
+from detr_jax.datasets.split import Split, open_split
 from detr_jax.models import detr
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.training import guard
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.step import TrainState
@@ -48,7 +48,7 @@ def open_data(data: dict) -> tuple[Split, Split]:
     """
     if data["name"] == EMBEDDED and jax.process_index() == 0:
         shapes.prepare(data["dir"])
-    sharding.wait_for_hosts("data is there")
+    devices.wait_for_hosts("data is there")
     train = open_split(data["dir"], data["name"], data["train_split"])
     val = open_split(data["dir"], data["name"], data["val_split"])
     if train.categories != val.categories:
@@ -128,7 +128,7 @@ def run(
         trainer.config["data"]["threads"], pictures=trainer.pictures,
     ) as pipeline:  # fmt: skip
         window, begin = [], time.monotonic()
-        batches = to_device(pipeline, sharding.batch_sharding(trainer.mesh))
+        batches = to_device(pipeline, devices.batch_sharding(trainer.mesh))
         for step, (batch, waited) in enumerate(batches, start=first_step + 1):
             state, metrics = trainer.step(state, batch, trainer.plan[step - 1].bucket, logbook.say)
             window.append((step - 1, metrics, waited))
@@ -159,8 +159,8 @@ def main(argv: list[str]) -> None:
     """From the settings to the loop."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
-    config, workdir = program.settings(), Path(flags.FLAGS.workdir).expanduser()
-    sharding.start_hosts()
+    config, workdir = cli.settings(), Path(flags.FLAGS.workdir).expanduser()
+    devices.start_hosts()
     if jax.config.jax_compilation_cache_dir is None:  # compiled programs stay with the run: a restart takes seconds
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -168,7 +168,7 @@ def main(argv: list[str]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; choose a folder")
     folder = workdir / "checkpoints"
-    first_step = sharding.agreed(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
+    first_step = devices.agreed(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
     if first_step:
         stretched = config["optim"]["schedule"] == "cosine"
         may_change = MAY_CHANGE if stretched else MAY_CHANGE | LENGTH
@@ -189,4 +189,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    cli.run(main)

@@ -29,7 +29,7 @@ from configs import detr as config_file  # noqa: E402
 from detr_jax import program  # noqa: E402
 from detr_jax.benchmark import machine, table  # noqa: E402
 from detr_jax.benchmarks import coco_like, timing  # noqa: E402
-from detr_jax.data.buckets import Bucket  # noqa: E402
+from detr_jax.batches.canvases import Bucket  # noqa: E402
 from detr_jax.models import detr  # noqa: E402
 from detr_jax.structures import Batch  # noqa: E402
 from detr_jax.training import optimizer, step, trainer  # noqa: E402
@@ -163,13 +163,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
 
-    program.keep_memory()  # as in the programs; PyTorch has it too
+    cli.keep_memory()  # as in the programs; PyTorch has it too
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     settings = {"dropout": 0.1, **(peer.NARROW | {"num_queries": 100} if chosen.narrow else {})}
     built = peer.build(seed=chosen.seed, **settings)
     settings = peer.PUBLISHED | settings
-    config = program.plain(config_file.get_config("r50"))
+    config = cli.plain(config_file.get_config("r50"))
     config["dtype"] = chosen.dtype
     if chosen.narrow:
         config["data"] |= {"scales": [64], "max_size": 96, "crop": 0.0, "buckets": [[64, 96, 100], [96, 64, 100]]}

@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from configs import detr
-from detr_jax import program
+from detr_jax import cli
 from detr_jax.benchmarks import data, timing
-from detr_jax.data.pictures import RESIZES, chosen
-from detr_jax.data.pipeline import load
-from detr_jax.data.split import open_split
+from detr_jax.batches.inputs import RESIZES, chosen
+from detr_jax.batches.pipeline import load
+from detr_jax.datasets.split import open_split
 from detr_jax.training.trainer import make_plan
 
 ORIGINAL = "original"
@@ -100,7 +100,7 @@ def originals(split, looks, batch_size: int):
 
 def ours(split, batches, resize: str):
     """A call that prepares all these batches, in a process that keeps its memory, as our programs do."""
-    program.keep_memory()
+    cli.keep_memory()
     pictures = chosen(resize, split.sizes)
     return lambda: [load(split, planned, pictures) and None for planned in batches]
 
@@ -109,7 +109,7 @@ def run_way(name: str, values: argparse.Namespace, parent) -> None:
     """The process of one way: says how many images there are, then, each time it is asked, the seconds they took."""
     torch.set_num_threads(1)
     split = open_split(values.data_dir, values.name, values.split)
-    plan = make_plan(program.plain(detr.get_config()), split)
+    plan = make_plan(cli.plain(detr.get_config()), split)
     batches = [plan[step] for step in range(max(1, values.images // plan.batch_size))]
     looks = [(row, planned.views.take(i)) for planned in batches for i, row in enumerate(planned.rows)]
     prepare = originals(split, looks, values.batch_size) if name == ORIGINAL else ours(split, batches, name)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from detr_jax.data import builder, coco_folder, shapes
+from detr_jax.datasets import prepare as builder, folders as coco_folder, shapes
 
 REPOSITORY = Path(__file__).parents[1]
 TRAIN, VAL, SIZE = 12, 4, 64
@@ -35,7 +35,7 @@ MODEL = (  # small enough that a step is milliseconds
 # Imports a program once and lets a fork of itself run each command: a process each, without seconds of imports each.
 FORKS = """
 import importlib, json, os, sys, tempfile
-from detr_jax import program
+from detr_jax import cli
 module, done = importlib.import_module(sys.argv[1]), []
 for arguments in json.load(sys.stdin):
     files = [tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")]
@@ -44,7 +44,7 @@ for arguments in json.load(sys.stdin):
         for number, file in enumerate(files, start=1):
             os.dup2(file.fileno(), number)
         sys.argv[1:] = arguments
-        program.run(module.main)
+        cli.run(module.main)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     done.append([status] + [file.seek(0) or file.read() for file in files])
 json.dump(done, sys.stdout)

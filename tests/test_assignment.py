@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from scipy.optimize import linear_sum_assignment
 
-from detr_jax.training import assignment, assignment_kernel
+from detr_jax.ops import assignment, assignment_kernel
 
 loop = jax.jit(assignment.solve)
 kernel = jax.jit(partial(assignment_kernel.solve, interpret=True))  # takes seconds to compile: one shape for all tests

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.data import augmentation
-from detr_jax.data.augmentation import Augmentation, View
+from detr_jax.batches import augmentation
+from detr_jax.batches.augmentation import Augmentation, View
 
 RECIPE = Augmentation()
 SIZES = np.array([[480, 640], [640, 480], [427, 640], [500, 500], [51, 640], [1333, 800], [240, 320], [3000, 2000]])

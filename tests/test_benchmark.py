@@ -8,7 +8,7 @@ import pytest
 from programs import Programs, assert_one_sentence, of_session
 
 from detr_jax.benchmarks import coco_like, evaluation, match, timing
-from detr_jax.data.buckets import COCO
+from detr_jax.batches.canvases import COCO
 
 TINY = [
     "--config=configs/shapes.py:smoke", "--config.model.backbone_width=8", "--config.model.hidden_dim=32",

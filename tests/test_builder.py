@@ -10,9 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from detr_jax.data import builder, coco_folder
-from detr_jax.data.coco_folder import Source
-from detr_jax.program import UserError
+from detr_jax.datasets import prepare as builder, folders as coco_folder
+from detr_jax.datasets.folders import Source
+from detr_jax.errors import UserError
 
 
 def picture(width=60, height=40, image_format="JPEG", rotation=None) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.weights import checkpoints
 from detr_jax.weights.checkpoints import Checkpoints, Stored
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detr_jax.evaluation import postprocess
+from detr_jax.inference import postprocess
 from detr_jax.structures import Outputs, Predictions, Targets
 from detr_jax.training import losses, matcher
 from detr_jax.training.class_loss import Focal, Softmax

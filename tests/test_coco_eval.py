@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr_jax.evaluation import coco_eval
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 
 def synthetic(seed=0, images=25):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from detr_jax.data import coco_columns, coco_json, json_stream
-from detr_jax.program import UserError
+from detr_jax.datasets import coco_stream as coco_columns, coco as coco_json, json_stream
+from detr_jax.errors import UserError
 
 GROUND_TRUTH = {
     "info": {"note": "ünïcode, \\u escapes \u4e2d and [brackets] {in} strings"},

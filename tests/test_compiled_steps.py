@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from detr_jax.data.buckets import Bucket
+from detr_jax.batches.canvases import Bucket
 from detr_jax.training.compiled_steps import CompiledSteps
 
 SMALL, WIDE, TALL, LARGE = Bucket(32, 32, 8), Bucket(32, 64, 8), Bucket(64, 32, 8), Bucket(64, 64, 8)

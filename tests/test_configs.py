@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from detr_jax import detector, program
-from detr_jax.data import augmentation
-from detr_jax.data.buckets import Bucket
+from detr_jax.inference import detector
+from detr_jax import cli
+from detr_jax.batches import augmentation
+from detr_jax.batches.canvases import Bucket
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "__init__")
@@ -35,7 +36,7 @@ def test_every_word_builds_a_network(name, word):
     config.lock()
     with pytest.raises(AttributeError):
         config.model.hiden_dim = 3
-    plain = program.plain(config)
+    plain = cli.plain(config)
     network = detector.build_network(plain, 91)
     queries = network.shapes["anchor_decoder/contents" if plain["model"]["anchors"] else "query_positions"]
     assert queries.shape == (plain["model"]["num_queries"], plain["model"]["hidden_dim"])
@@ -46,7 +47,7 @@ def test_every_word_builds_a_network(name, word):
 @pytest.mark.parametrize("name", FILES)
 def test_the_default_is_a_word(name):
     words = importlib.import_module(f"configs.{name}").WORDS
-    assert any(flat(program.plain(get_config(name))) == flat(program.plain(get_config(name, word))) for word in words)
+    assert any(flat(cli.plain(get_config(name))) == flat(cli.plain(get_config(name, word))) for word in words)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -58,14 +59,14 @@ def test_an_unknown_word_lists_the_choices(name):
 
 
 def test_all_files_have_the_same_keys():
-    base = flat(program.plain(get_config("detr"))).keys()
+    base = flat(cli.plain(get_config("detr"))).keys()
     for name, word in WORDS:
-        assert flat(program.plain(get_config(name, word))).keys() == base
+        assert flat(cli.plain(get_config(name, word))).keys() == base
 
 
 @pytest.mark.parametrize("name, word", WORDS)
 def test_buckets_hold_the_largest_scale_without_shrinking(name, word):
-    data = program.plain(get_config(name, word))["data"]
+    data = cli.plain(get_config(name, word))["data"]
     buckets = [Bucket(*bucket) for bucket in data["buckets"]]
     short, long = max(data["scales"]), data["max_size"]
     sides = ((short, min(long, round(short * 4 / 3))), (min(long, round(short * 4 / 3)), short))
@@ -89,7 +90,7 @@ def keys_read() -> set[str]:
 
 def test_no_key_is_dead():
     read = keys_read()
-    assert [key for key in flat(program.plain(get_config("detr"))) if key.split(".")[-1] not in read] == []
+    assert [key for key in flat(cli.plain(get_config("detr"))) if key.split(".")[-1] not in read] == []
 
 
 def run_train(*arguments: str) -> subprocess.CompletedProcess:

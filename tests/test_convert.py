@@ -12,11 +12,12 @@ from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 from configs import detr as configs
-from detr_jax import convert, detector, program
+from detr_jax import convert, cli
+from detr_jax.inference import detector
 from detr_jax.models import detr
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
-from detr_jax.weights import foreign, pretrained, torch_names
+from detr_jax.weights import foreign, sources, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
 
 LAYOUTS = {
@@ -38,7 +39,7 @@ SMALL = {
 
 
 def small_config(**changes) -> dict:
-    config = program.plain(configs.get_config("r50"))
+    config = cli.plain(configs.get_config("r50"))
     config["model"] |= SMALL | changes
     return config
 
@@ -168,7 +169,7 @@ def released_panoptic() -> dict[str, tuple[int, ...]]:
     ("r101", {}, 713, released((3, 4, 23, 3))), ("r50", {"masks": True}, 490, released_panoptic()),
 ])  # fmt: skip
 def test_tensors_of_the_released_models(word, changes, count, wanted):
-    config = program.plain(configs.get_config(word))
+    config = cli.plain(configs.get_config(word))
     config["model"] |= changes
     shapes = detector.build_network(config, 250 if changes else 91).shapes
     arrays = {name: np.zeros(shape.shape, np.int8) for name, shape in shapes.items()}
@@ -185,7 +186,7 @@ def test_layouts_are_recognised_by_content(arrays, prefix, layout, tmp_path):
     there = {prefix + key: x for key, x in torch_names.to_there(arrays, LAYOUTS[layout]).items()}
     there |= {f"{prefix}criterion.empty_weight": np.zeros(3, np.float32)}
     there |= {key.replace("running_var", "num_batches_tracked"): np.zeros((), int) for key in there if "var" in key}
-    source = pretrained.read(write(tmp_path / "anything.bin", there))
+    source = sources.read(write(tmp_path / "anything.bin", there))
     assert source.is_detector and source.unused == [f"{prefix.removeprefix('module.')}criterion.empty_weight"]
     assert_equal(source.arrays, arrays)
     assert len(source.sha256) == 64
@@ -194,7 +195,7 @@ def test_layouts_are_recognised_by_content(arrays, prefix, layout, tmp_path):
 @pytest.mark.parametrize("layout", PANOPTIC)
 def test_mask_models_are_recognised_with_their_heads_and_classes(layout, tmp_path):
     arrays = random_arrays(small_config(masks=True, heads=8), 250)
-    source = pretrained.read(write(tmp_path / "anything.bin", torch_names.to_there(arrays, PANOPTIC[layout])))
+    source = sources.read(write(tmp_path / "anything.bin", torch_names.to_there(arrays, PANOPTIC[layout])))
     assert not source.unused
     assert_equal(source.arrays, arrays)
     _, categories, config = detector.of_source(source)
@@ -259,7 +260,7 @@ def test_there_and_back_bit_for_bit(backbone, dilation, masks, tmp_path, parsed_
         assert written.items() >= config.items()
         assert written["architectures"] == ["DetrForSegmentation" if masks else "DetrForObjectDetection"]
         assert written["use_timm_backbone"] == (backbone == "timm")
-    assert pretrained.read(tmp_path / "again").known["dilation"] == dilation
+    assert sources.read(tmp_path / "again").known["dilation"] == dilation
     with pytest.raises(UserError, match="exists already"):
         run_convert(source=tmp_path / "ours", output=tmp_path / "again", to="huggingface")
 
@@ -272,13 +273,13 @@ def test_without_a_record_dc5_gets_timm_keys_and_the_flag_overrules_the_source(a
         assert found.keys() == torch_names.to_there(arrays, foreign.HUGGINGFACE[word]).keys()
     run_convert(source=source, output=tmp_path / "ours")
     run_convert(source=tmp_path / "ours", output=tmp_path / "ours_dc5", dilation=True)
-    assert pretrained.read(tmp_path / "ours_dc5").config["model"]["dilation"]
+    assert sources.read(tmp_path / "ours_dc5").config["model"]["dilation"]
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_is_stored_as_float32(arrays, precision, tmp_path):
     rounded = {name: array.astype(precision) for name, array in arrays.items()}
-    source = pretrained.read(write(tmp_path / "half", torch_names.to_there(rounded, torch_names.ORIGINAL)))
+    source = sources.read(write(tmp_path / "half", torch_names.to_there(rounded, torch_names.ORIGINAL)))
     assert {array.dtype for array in source.arrays.values()} == {np.dtype(np.float32)}
     assert_equal(source.arrays, {name: array.astype(np.float32) for name, array in rounded.items()})
 
@@ -342,24 +343,24 @@ def test_wrong_files_are_named_and_nothing_is_written(arrays, kind, words, tmp_p
 
 
 def test_a_name_that_cannot_be_had_says_where_it_was_looked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(pretrained.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sources.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"config.json.*--config.init_from the path"):
-        pretrained.read("facebook/detr-resnet-50", "--config.init_from")
+        sources.read("facebook/detr-resnet-50", "--config.init_from")
 
 
 def test_head_rows_of_classes_with_equal_names_are_reused(arrays, tmp_path):
-    source = pretrained.Source(
+    source = sources.Source(
         tmp_path, "a test", arrays, [], {}, None, Categories(tuple(range(91)), tuple(f"c{i}" for i in range(91))), True
     )
     categories = Categories((5, 9, 11), ("c90", "new", "c0"))
     shapes = detector.build_network(small_config(), 3).shapes
     fresh = {"class_head/kernel": np.full((32, 4), 7, np.float32), "class_head/bias": np.full(4, 7, np.float32)}
-    found, report = pretrained.fit(source, shapes, fresh, categories)
+    found, report = sources.fit(source, shapes, fresh, categories)
     head = found["class_head/kernel"]
     theirs = arrays["class_head/kernel"]
     np.testing.assert_array_equal(head, np.stack([theirs[:, 90], np.full(32, 7), theirs[:, 0], theirs[:, -1]], axis=1))
-    assert report.partly == list(pretrained.HEAD) and not report.fresh
+    assert report.partly == list(sources.HEAD) and not report.fresh
 
 
 @pytest.mark.parametrize("rows, row_of_dog", [(80, 16), (91, 18), (250, 18), (7, None)])
@@ -367,26 +368,26 @@ def test_published_heads_are_known_by_their_rows(rows, row_of_dog, tmp_path):
     """COCO's id of dog is 18, and it is the 17th of the 80 classes."""
     random = np.random.default_rng(0)
     head = {"class_head/kernel": random.normal(size=(4, rows + 1)), "class_head/bias": random.normal(size=rows + 1)}
-    source = pretrained.Source(tmp_path, "a test", head, [], {}, None, None, True)
+    source = sources.Source(tmp_path, "a test", head, [], {}, None, None, True)
     source = source._replace(categories=detector.known_classes(source))
     fresh = {"class_head/kernel": np.full((4, 3), 7.0), "class_head/bias": np.full(3, 7.0)}
     shapes = {name: jax.ShapeDtypeStruct(array.shape, np.float32) for name, array in fresh.items()}
     categories = Categories((1, 2), ("dog", "unicorn"))
     if row_of_dog is None:
         with pytest.raises(UserError, match="nothing in"):
-            pretrained.fit(source, shapes, fresh, categories)
+            sources.fit(source, shapes, fresh, categories)
         return
-    found, report = pretrained.fit(source, shapes, fresh, categories)
+    found, report = sources.fit(source, shapes, fresh, categories)
     theirs = head["class_head/bias"]
     np.testing.assert_array_equal(found["class_head/bias"], [theirs[row_of_dog], 7.0, theirs[-1]])
-    assert report.partly == list(pretrained.HEAD)
+    assert report.partly == list(sources.HEAD)
 
 
 def test_r50_gives_r101_its_transformer_and_heads(arrays, tmp_path):
     classes = Categories(tuple(range(91)), tuple(f"c{i}" for i in range(91)))
-    source = pretrained.Source(tmp_path, "a test", arrays, [], {}, None, classes, True)
+    source = sources.Source(tmp_path, "a test", arrays, [], {}, None, classes, True)
     shapes = detector.build_network(small_config(backbone="resnet101"), 91).shapes
-    found, report = pretrained.fit(source, shapes, {}, classes)
+    found, report = sources.fit(source, shapes, {}, classes)
     rest = [name for name in shapes if not name.startswith("backbone/")]
     assert set(rest) <= found.keys() and {name.split("/")[1] for name in report.fresh} == {"layer3"}
 
@@ -395,4 +396,4 @@ def test_pth_needs_torch(arrays, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "old.pth").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(UserError, match="pip install torch"):
-        pretrained.read(tmp_path / "old.pth")
+        sources.read(tmp_path / "old.pth")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detr_jax.data import shapes
+from detr_jax.datasets import shapes
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.numpy import save_file
 
 import detr_jax
-from detr_jax.data import builder, coco_folder
-from detr_jax.data.split import open_split
+from detr_jax.datasets import prepare as builder, folders as coco_folder
+from detr_jax.datasets.split import open_split
 from detr_jax.weights import torch_names
 
 FILES = ("metrics.json", "per_class.csv", "predictions.json", "pr_curve.png")

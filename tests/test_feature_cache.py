@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from test_models import fill, jit, network
 
-from detr_jax.data.augmentation import Augmentation, View
-from detr_jax.data.buckets import Bucket
-from detr_jax.data.split import Record
-from detr_jax.program import UserError
-from detr_jax.training.feature_cache import FeatureCache, checked_stage
+from detr_jax.batches.augmentation import Augmentation, View
+from detr_jax.batches.canvases import Bucket
+from detr_jax.datasets.split import Record
+from detr_jax.errors import UserError
+from detr_jax.batches.features import FeatureCache, checked_stage
 
 FIXED = Augmentation(scales=(64,), max_size=80, crop=0.0)
 TRAINED = ["backbone/layer3/0/conv1/kernel", "class_head/kernel"]

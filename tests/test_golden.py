@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from detr_jax.data import augmentation
-from detr_jax.evaluation import postprocess
+from detr_jax.batches import augmentation
+from detr_jax.inference import postprocess
 from detr_jax.models import detr
-from detr_jax.models.preprocess import normalize
+from detr_jax.ops.resample import normalize
 from detr_jax.structures import Batch, Categories, Targets
 from detr_jax.training import losses, matcher, optimizer, step
 from detr_jax.training.class_loss import Softmax

@@ -9,16 +9,18 @@ import pytest
 from flax import nnx
 
 from configs import detr as configs
-from detr_jax import detector, program
+from detr_jax.inference import detector
+from detr_jax import cli
 from detr_jax.benchmarks import step
-from detr_jax.data.buckets import Bucket
-from detr_jax.models import attention, convolution, layers
+from detr_jax.batches.canvases import Bucket
+from detr_jax.ops import attention, convolution
+from detr_jax.models import layers
 
 CANVAS = Bucket(96, 128, 100)
 
 
 def kept(words: str, batch_size: int = 2, remat: bool = False) -> list[jax.ShapeDtypeStruct]:
-    config = program.plain(configs.get_config(words))
+    config = cli.plain(configs.get_config(words))
     config["train"]["remat"] = remat
     return step.kept(detector.build_network(config, 3), (), batch_size, CANVAS)
 

@@ -6,7 +6,8 @@ import numpy as np
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
 from detr_jax.structures import Predictions, Targets
-from detr_jax.training import assignment_kernel, matcher
+from detr_jax.ops import assignment_kernel
+from detr_jax.training import matcher
 
 
 def predictions_and_targets(layers=3, images=4, queries=12, slots=6, classes=5, seed=0):

@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 
 from configs import detr as configs
-from detr_jax import detector, program
-from detr_jax.models import attention, convolution, layers, position_encoding, resnet, transformer
+from detr_jax.inference import detector
+from detr_jax import cli
+from detr_jax.ops import attention, convolution
+from detr_jax.models import layers, position_encoding, resnet, transformer
 from detr_jax.models.network import Keys
-from detr_jax.models.preprocess import MEAN, STD, normalize
+from detr_jax.ops.resample import MEAN, STD, normalize
 
 SMALL = dict(
     backbone_width=8, hidden_dim=32, heads=4, encoder_layers=1, decoder_layers=2, feed_forward_dim=64, num_queries=7
@@ -26,7 +28,7 @@ def network(words: str = "r50", classes: int = 91, dtype: str = "float32", **mod
     config = configs.get_config(words)
     config.model.update(model)
     config.dtype = dtype
-    return detector.build_network(program.plain(config), classes)
+    return detector.build_network(cli.plain(config), classes)
 
 
 # Half the time to compile; the numbers are the same.

@@ -11,16 +11,16 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from detr_jax.data import augmentation
-from detr_jax.data.augmentation import Augmentation, evaluation
-from detr_jax.data.buckets import Bucket
-from detr_jax.data.decode import decode
-from detr_jax.data.pictures import Photos, chosen
-from detr_jax.data.pipeline import Pipeline, load, to_device
-from detr_jax.data.plan import EvalPlan, TrainPlan
-from detr_jax.data.split import Record
-from detr_jax.models.preprocess import seen
-from detr_jax.program import UserError
+from detr_jax.batches import augmentation
+from detr_jax.batches.augmentation import Augmentation, evaluation
+from detr_jax.batches.canvases import Bucket
+from detr_jax.datasets.decode import decode
+from detr_jax.batches.inputs import Photos, chosen
+from detr_jax.batches.pipeline import Pipeline, load, to_device
+from detr_jax.batches.plan import EvalPlan, TrainPlan
+from detr_jax.datasets.split import Record
+from detr_jax.ops.resample import seen
+from detr_jax.errors import UserError
 
 SMALL = Augmentation(scales=(48, 64, 80), max_size=133, crop_scales=(40, 50, 60), crop_min=38, crop_max=60)
 BUCKETS = (Bucket(64, 96, 6), Bucket(96, 64, 6), Bucket(96, 144, 9), Bucket(144, 96, 9))

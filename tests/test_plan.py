@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import pytest
 
-from detr_jax.data.augmentation import Augmentation, evaluation
-from detr_jax.data.buckets import COCO, Bucket, fit, with_room
-from detr_jax.data.plan import EvalPlan, TrainPlan
-from detr_jax.data.plan import digest as digest_of_batches
-from detr_jax.program import UserError
+from detr_jax.batches.augmentation import Augmentation, evaluation
+from detr_jax.batches.canvases import COCO, Bucket, fit, with_room
+from detr_jax.batches.plan import EvalPlan, TrainPlan
+from detr_jax.batches.plan import digest as digest_of_batches
+from detr_jax.errors import UserError
 
 
 def dataset(images, seed=0):

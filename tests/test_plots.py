@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from detr_jax.evaluation import coco_eval, plots
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 
 def metrics_of(classes, objects=5):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detr_jax.evaluation import postprocess
+from detr_jax.inference import postprocess
 from detr_jax.structures import Categories
 
 CATEGORIES = Categories(ids=(3, 7, 90), names=("cat", "dog", "bird"))

@@ -10,7 +10,7 @@ from PIL import Image
 from programs import Programs, assert_one_sentence, of_session
 
 import detr_jax
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from detr_jax.data import augmentation
-from detr_jax.data.augmentation import Augmentation
-from detr_jax.data.buckets import COCO, fit
-from detr_jax.data.decode import decode
-from detr_jax.models.preprocess import resample, seen
+from detr_jax.batches import augmentation
+from detr_jax.batches.augmentation import Augmentation
+from detr_jax.batches.canvases import COCO, fit
+from detr_jax.datasets.decode import decode
+from detr_jax.ops.resample import resample, seen
 from detr_jax.structures import Batch, Targets, View
 
 SMALL = Augmentation(

@@ -10,13 +10,14 @@ from flax import nnx
 from PIL import Image
 
 from configs import detr as configs
-from detr_jax import detector, program
+from detr_jax.inference import detector
+from detr_jax import cli
 from detr_jax.models.network import functional
-from detr_jax.models.preprocess import normalize
+from detr_jax.ops.resample import normalize
 from detr_jax.models.resnet import ResNet
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
-from detr_jax.weights import checkpoints, pretrained, torch_names
+from detr_jax.weights import checkpoints, sources, torch_names
 
 
 class Features(nnx.Module):
@@ -34,7 +35,7 @@ def features(name: str, **settings):
 
 
 def backbone(path, shapes):
-    return pretrained.fit_backbone(pretrained.read(path), shapes)
+    return sources.fit_backbone(sources.read(path), shapes)
 
 
 SMALL = dict(width=8, last_stage="layer3")
@@ -102,7 +103,7 @@ def test_r50_reproduces_its_reference_features(real_data):
 
 
 def test_r18_loads_completely(real_data):
-    config = program.plain(configs.get_config("r18_c4"))
+    config = cli.plain(configs.get_config("r18_c4"))
     net = detector.build_network(config, 3)
     arrays, report = backbone(real_data / "weights/resnet18_c4_bnfolded_fp16.npz", net.shapes)
     assert arrays.keys() == {name for name in net.shapes if name.startswith("backbone/")}
@@ -234,7 +235,7 @@ def test_what_fits_of_another_checkpoint_is_read(tmp_path):
     cats, no_head = Categories((3,), ("cat",)), {}
 
     def fitting(path, wanted):
-        return pretrained.fit(pretrained.read(path), wanted, no_head, cats)
+        return sources.fit(sources.read(path), wanted, no_head, cats)
 
     for folder, averaged in (("plain", {}), ("averaged", {"a/kernel": jnp.full((2, 3), 9.0)})):
         with checkpoints.Checkpoints(tmp_path / folder / "checkpoints", keep=1) as saved:
@@ -243,7 +244,7 @@ def test_what_fits_of_another_checkpoint_is_read(tmp_path):
         found, report = fitting(tmp_path / folder, wanted)
         assert found.keys() == {"a/kernel"}
         np.testing.assert_array_equal(found["a/kernel"], np.full((2, 3), 9.0 if averaged else 1.0))
-        assert report == pretrained.Report(["a/kernel"], [], ["b/kernel", "d/kernel"], ["b/kernel", "c/kernel"])
+        assert report == sources.Report(["a/kernel"], [], ["b/kernel", "d/kernel"], ["b/kernel", "c/kernel"])
         for word in ("loaded", "re-initialised", "unused"):
             assert word in str(report)
     with pytest.raises(UserError, match="nothing in .* fits"):

@@ -9,10 +9,10 @@ import pytest
 TWICE = """
 import resource
 import numpy as np
-from detr_jax import program
+from detr_jax import cli
 
 {before}
-program.keep_memory()
+cli.keep_memory()
 for _ in range(2):
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     np.ones(64 << 17)  # 64 MB, written and given back

@@ -9,7 +9,7 @@ import pytest
 
 from detr_jax.models import detr
 from detr_jax.models.segmentation import upsample
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.training import trainer
 
 SMALL = {

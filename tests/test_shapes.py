@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from detr_jax.data import coco_columns, coco_folder, decode, inspection, shapes
-from detr_jax.program import UserError
+from detr_jax.datasets import coco_stream as coco_columns, folders as coco_folder, decode, inspection, shapes
+from detr_jax.errors import UserError
 
 ALL = shapes.Settings(train=60, val=10, size=64, classes=6, max_objects=6)
 

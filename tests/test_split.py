@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from detr_jax.data import builder, coco_folder, coco_json, shapes, split
-from detr_jax.program import UserError
+from detr_jax.datasets import prepare as builder, folders as coco_folder, coco as coco_json, shapes, split
+from detr_jax.errors import UserError
 
 SETTINGS = shapes.Settings(train=12, val=5, size=48)
 

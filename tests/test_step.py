@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from configs import detr as configs
-from detr_jax import detector, program, sharding
-from detr_jax.data import augmentation
+from detr_jax.inference import detector
+from detr_jax import cli, devices
+from detr_jax.batches import augmentation
 from detr_jax.structures import Batch, Targets
 from detr_jax.training import losses, matcher, optimizer, step
 from detr_jax.training.class_loss import Softmax
@@ -28,7 +29,7 @@ def network(dtype: str = "float32", remat: bool = False, **model):
     settings = dict(backbone_width=8, last_stage="layer2", norm="frozen_batch", num_queries=6, dropout=0.0)
     config.model.update(settings | model)
     config.dtype, config.train.remat = dtype, remat
-    return detector.build_network(program.plain(config), CLASSES)
+    return detector.build_network(cli.plain(config), CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -263,10 +264,10 @@ def test_two_devices_equal_one(shape, net, state, stepper, monkeypatch):
     mesh = jax.make_mesh(
         shape, ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:2]
     )
-    sharded = jax.device_put(state, sharding.state_sharding(mesh, state))
+    sharded = jax.device_put(state, devices.state_sharding(mesh, state))
     split = [name for name, array in sharded.params.items() if not array.is_fully_replicated]
     assert bool(split) == (shape == (1, 2))
-    batches = [jax.device_put(make_batch(seed=seed), sharding.batch_sharding(mesh)) for seed in range(2)]
+    batches = [jax.device_put(make_batch(seed=seed), devices.batch_sharding(mesh)) for seed in range(2)]
     run = compiled_step(net, recipe(average_decay=0.9), mesh=mesh)
     if shape == (2, 1):  # gradients are summed over the devices; no image leaves its own
         run = run.lower(sharded, batches[0]).compile()
@@ -283,11 +284,11 @@ def test_two_devices_equal_one(shape, net, state, stepper, monkeypatch):
 
 def test_mesh_of_all_devices():
     devices = jax.device_count()
-    assert dict(sharding.make_mesh().shape) == {"data": devices, "fsdp": 1}
-    assert dict(sharding.make_mesh(devices).shape) == {"data": 1, "fsdp": devices}
+    assert dict(devices.make_mesh().shape) == {"data": devices, "fsdp": 1}
+    assert dict(devices.make_mesh(devices).shape) == {"data": 1, "fsdp": devices}
     for fsdp in (0, devices + 1):
-        with pytest.raises(program.UserError, match="does not divide"):
-            sharding.make_mesh(fsdp)
+        with pytest.raises(cli.UserError, match="does not divide"):
+            devices.make_mesh(fsdp)
 
 
 # --- Optimizer ---

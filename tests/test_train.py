@@ -22,7 +22,7 @@ from programs import (
     rows,
 )
 
-from detr_jax.data import builder, coco_folder
+from detr_jax.datasets import prepare as builder, folders as coco_folder
 
 ORIGINAL_KEYS = {"loss", "loss_ce", "loss_bbox", "loss_giou", "loss_ce_0", "loss_bbox_0", "loss_giou_0"}
 ORIGINAL_KEYS |= {"class_error", "cardinality_error", "cardinality_error_0", "lr", "grad_norm", "epoch"}

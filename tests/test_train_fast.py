@@ -9,7 +9,7 @@ import pytest
 from programs import assert_one_sentence, assert_same_state, numbers, of_session, rows
 
 from detr_jax.structures import Categories
-from detr_jax.weights import pretrained
+from detr_jax.weights import sources
 
 EVERYTHING = (
     "--config.model.queries=selected", "--config.model.anchors=True", "--config.model.focus=True",
@@ -101,11 +101,11 @@ def test_rows_of_equal_classes_in_every_array_that_has_them(more, tmp_path):
     old, new = Categories((1, 2, 3), ("cat", "dog", "cow")), Categories((7, 8), ("cow", "emu"))
     names = ("class_head/kernel", "anchor_decoder/source/class_head/kernel", "earlier_heads/0/0/kernel")
     theirs = {name: rng.normal(size=(4, 3 + more)).astype(np.float32) for name in names}
-    theirs[pretrained.LABELS] = rng.normal(size=(3, 4)).astype(np.float32)
+    theirs[sources.LABELS] = rng.normal(size=(3, 4)).astype(np.float32)
     fresh = {name: np.full((4, 2 + more), 7, np.float32) for name in names}
-    fresh[pretrained.LABELS] = np.full((2, 4), 7, np.float32)
-    source = pretrained.Source(tmp_path, "a test", theirs, [], {}, None, old, True)
-    found, report = pretrained.fit(source, shapes_of(fresh), fresh, new)
+    fresh[sources.LABELS] = np.full((2, 4), 7, np.float32)
+    source = sources.Source(tmp_path, "a test", theirs, [], {}, None, old, True)
+    found, report = sources.fit(source, shapes_of(fresh), fresh, new)
     assert set(report.partly) == fresh.keys() and not report.fresh
     for name in names:
         wanted = np.full((4, 2 + more), 7, np.float32)
@@ -113,13 +113,13 @@ def test_rows_of_equal_classes_in_every_array_that_has_them(more, tmp_path):
         if more:
             wanted[:, -1] = theirs[name][:, -1]
         np.testing.assert_array_equal(found[name], wanted)
-    np.testing.assert_array_equal(found[pretrained.LABELS], [theirs[pretrained.LABELS][2], [7] * 4])
+    np.testing.assert_array_equal(found[sources.LABELS], [theirs[sources.LABELS][2], [7] * 4])
 
 
 def test_softmax_rows_are_not_taken_for_sigmoid_rows(tmp_path):
     classes = Categories((1, 2), ("cat", "dog"))
     theirs = {"class_head/kernel": np.ones((4, 3), np.float32), "box_head/layers/0/bias": np.ones(4, np.float32)}
-    source = pretrained.Source(tmp_path, "a test", theirs, [], {}, None, Categories((1, 2), ("dog", "emu")), True)
+    source = sources.Source(tmp_path, "a test", theirs, [], {}, None, Categories((1, 2), ("dog", "emu")), True)
     fresh = {"class_head/kernel": np.zeros((4, 2), np.float32), "box_head/layers/0/bias": np.zeros(4, np.float32)}
-    _, report = pretrained.fit(source, shapes_of(fresh), fresh, classes)
+    _, report = sources.fit(source, shapes_of(fresh), fresh, classes)
     assert report.fresh == ["class_head/kernel"] and report.loaded == ["box_head/layers/0/bias"]

@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import numpy as np
 
-from detr_jax import detector
+from detr_jax.inference import detector
 from detr_jax.benchmarks import coco_like
-from detr_jax.data.buckets import Bucket
+from detr_jax.batches.canvases import Bucket
 from detr_jax.structures import Batch
 from detr_jax.training import losses, optimizer, step
 from detr_jax.training.trainer import make_recipe

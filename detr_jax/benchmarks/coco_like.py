@@ -7,8 +7,8 @@ with COCO's median 4.65, mean 7.3 and 99th percentile 42, at most 93, and 1 % of
 import numpy as np
 from jaxtyping import Int
 
-from detr_jax.data.buckets import Bucket
-from detr_jax.data.coco_json import COCO_CATEGORIES
+from detr_jax.batches.canvases import Bucket
+from detr_jax.datasets.coco import COCO_CATEGORIES
 from detr_jax.structures import Batch, Targets, View
 
 SIZES = {

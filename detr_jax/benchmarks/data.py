@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from detr_jax.benchmarks import timing
-from detr_jax.data.pictures import Pictures, Source, chosen, read
-from detr_jax.data.pipeline import Pipeline, load
-from detr_jax.data.plan import PlannedBatch, TrainPlan
-from detr_jax.data.split import Split
+from detr_jax.batches.inputs import Pictures, Source, chosen, read
+from detr_jax.batches.pipeline import Pipeline, load
+from detr_jax.batches.plan import PlannedBatch, TrainPlan
+from detr_jax.datasets.split import Split
 from detr_jax.training.trainer import make_plan
 
 

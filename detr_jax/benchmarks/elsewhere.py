@@ -16,7 +16,7 @@ from jax.experimental import topologies
 
 from detr_jax.benchmarks import coco_like
 from detr_jax.benchmarks.step import gigabytes, kept
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.training.compiled_steps import needed_gigabytes
 from detr_jax.training.trainer import Trainer
 

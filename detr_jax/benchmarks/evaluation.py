@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr_jax.benchmarks import coco_like, timing
-from detr_jax.data.coco_json import COCO_CATEGORIES
+from detr_jax.datasets.coco import COCO_CATEGORIES
 from detr_jax.evaluation import coco_eval
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from detr_jax import detector, sharding
+from detr_jax.inference import detector
+from detr_jax import devices
 from detr_jax.benchmarks import coco_like, timing
-from detr_jax.data.buckets import Bucket
+from detr_jax.batches.canvases import Bucket
 from detr_jax.models.network import Arrays, Network
 
 
@@ -15,10 +16,10 @@ def on_canvas(
     network: Network, arrays: Arrays, class_scores: str, bucket: Bucket, batch_size: int, seed: int
 ) -> Callable[[], object]:
     """A call that finds the objects of one batch of noise, from uint8 pixels to scores, labels and boxes."""
-    mesh = sharding.make_mesh()
+    mesh = devices.make_mesh()
     detect = detector.detect_function(network, class_scores, mesh)
     batch = coco_like.batch(bucket, batch_size, 1, np.random.default_rng(seed))
-    where = sharding.batch_sharding(mesh) if batch_size % mesh.size == 0 else sharding.replicated(mesh)
+    where = devices.batch_sharding(mesh) if batch_size % mesh.size == 0 else devices.replicated(mesh)
     images, sizes = jax.device_put((batch.images, batch.sizes), where)
     return lambda: detect(arrays, images, sizes)
 
@@ -26,7 +27,7 @@ def on_canvas(
 def measure(config: dict, canvas: tuple[int, int], batch_sizes: tuple[int, ...], rounds: int, seed: int) -> list[dict]:
     """A row for each batch size; random weights, which cost what trained ones do."""
     network = detector.build_network(config, coco_like.CLASSES)
-    arrays = jax.jit(network.init, out_shardings=sharding.replicated(sharding.make_mesh()))(jax.random.key(seed))
+    arrays = jax.jit(network.init, out_shardings=devices.replicated(devices.make_mesh()))(jax.random.key(seed))
     scores = config["model"]["class_scores"]
     ways = {f"batch {size}": on_canvas(network, arrays, scores, Bucket(*canvas, 1), size, seed) for size in batch_sizes}
     taken = timing.in_turns(ways, rounds, warm_up=2)

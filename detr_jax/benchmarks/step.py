@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from detr_jax import sharding
+from detr_jax import devices
 from detr_jax.benchmarks import coco_like, profile, timing
-from detr_jax.data.buckets import Bucket
+from detr_jax.batches.canvases import Bucket
 from detr_jax.models.network import Network
 from detr_jax.training.compiled_steps import needed_gigabytes
 from detr_jax.training.trainer import Trainer
@@ -22,7 +22,7 @@ class Steps:
 
     def __init__(self, trainer: Trainer, state, batch, bucket: Bucket, say: Callable[[str], None]):
         self.trainer, self.state, self.bucket = trainer, state, bucket
-        self.batch = jax.device_put(batch, sharding.batch_sharding(trainer.mesh))
+        self.batch = jax.device_put(batch, devices.batch_sharding(trainer.mesh))
         self.compiled = trainer.compiled(state, bucket, say)
 
     def __call__(self):

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from detr_jax import files
 from detr_jax.evaluation import average_precision, plots
 from detr_jax.evaluation.average_precision import Instances, Scores
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
 SHAPE_KEY = {"bbox": "bbox", "segm": "segmentation"}  # where a result keeps what is compared

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detr_jax import files
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 RECALL = np.linspace(0.0, 1.0, 101)  # COCO's recall levels
 MOST_CURVES = 12  # classes with a curve of their own; more cannot be told apart

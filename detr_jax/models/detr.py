@@ -14,7 +14,7 @@ from detr_jax.models.fusion import FinerMemory
 from detr_jax.models.layers import Perceptron, linear
 from detr_jax.models.network import Network, functional
 from detr_jax.models.position_encoding import LearnedPositions, SinePositions, grid
-from detr_jax.models.preprocess import normalize
+from detr_jax.ops.resample import normalize
 from detr_jax.models.resnet import ARCHITECTURES, GROUPS, NORMS, STAGES, ResNet, valid_cells
 from detr_jax.models.segmentation import MaskHead
 from detr_jax.models.transformer import Memory, Transformer

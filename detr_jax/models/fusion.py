@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
 
-from detr_jax.models.convolution import Conv
+from detr_jax.ops.convolution import Conv
 from detr_jax.models.layers import layer_norm, linear, relu
 from detr_jax.models.resnet import keep
 from detr_jax.structures import Array

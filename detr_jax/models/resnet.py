@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from detr_jax.models.convolution import Conv
+from detr_jax.ops.convolution import Conv
 from detr_jax.models.layers import relu, relu_of_sum, run
 from detr_jax.structures import Array
 

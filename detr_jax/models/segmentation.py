@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from detr_jax.models.convolution import convolve
+from detr_jax.ops.convolution import convolve
 from detr_jax.models.layers import linear, relu
 from detr_jax.models.resnet import GROUPS, GroupNorm, keep, valid_cells
 from detr_jax.structures import Array

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
-from detr_jax.models.attention import Attention, dropout, split_key
+from detr_jax.ops.attention import Attention, dropout, split_key
 from detr_jax.models.focus import Focus, everywhere
 from detr_jax.models.layers import layer_norm, linear, relu, run
 from detr_jax.models.position_encoding import Grid

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
-from detr_jax.data.buckets import Bucket
+from detr_jax.batches.canvases import Bucket
 
 Say = Callable[[str], None]
 

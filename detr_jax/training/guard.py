@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from detr_jax import files
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 
 class StopSignal:

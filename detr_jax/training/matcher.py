@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from detr_jax import boxes
 from detr_jax.structures import Array, Predictions, Targets
-from detr_jax.training import assignment, assignment_kernel
+from detr_jax.ops import assignment, assignment_kernel
 from detr_jax.training.class_loss import ClassLoss, Softmax
 
 # Both give a matching of the same cost. The kernel is for GPUs and stays a choice until it has been timed on one.

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from detr_jax.models import preprocess
+from detr_jax.ops import resample as preprocess
 from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Batch
-from detr_jax.training import assignment, losses, matcher, optimizer
+from detr_jax.ops import assignment
+from detr_jax.training import losses, matcher, optimizer
 from detr_jax.training.class_loss import ClassLoss
 from detr_jax.training.denoising import noised
-from detr_jax.weights.pretrained import LABELS
+from detr_jax.weights.sources import LABELS
 
 
 class TrainState(NamedTuple):

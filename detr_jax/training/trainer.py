@@ -10,22 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from detr_jax import detector, sharding
-from detr_jax.data import augmentation
-from detr_jax.data.buckets import Bucket, of_rows, with_room
-from detr_jax.data.pictures import Pictures, chosen
-from detr_jax.data.plan import TrainPlan
-from detr_jax.data.split import Split
+from detr_jax.inference import detector
+from detr_jax import devices
+from detr_jax.batches import augmentation
+from detr_jax.batches.canvases import Bucket, of_rows, with_room
+from detr_jax.batches.inputs import Pictures, chosen
+from detr_jax.batches.plan import TrainPlan
+from detr_jax.datasets.split import Split
 from detr_jax.models.network import Network
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Batch, Targets, View
 from detr_jax.training import optimizer, step
 from detr_jax.training.class_loss import Focal, Softmax
 from detr_jax.training.compiled_steps import CompiledSteps, Say
-from detr_jax.training.feature_cache import FeatureCache, checked_stage
+from detr_jax.batches.features import FeatureCache, checked_stage
 from detr_jax.training.losses import LossWeights
 from detr_jax.training.matcher import SOLVERS, CostWeights
-from detr_jax.weights import checkpoints, pretrained
+from detr_jax.weights import checkpoints, sources
 
 LOOK_AHEAD = 1000  # steps whose canvases are compiled before the first step
 NORMALIZERS = ("global", "per_device")
@@ -118,7 +119,7 @@ class Trainer:
         train, optim = config["train"], config["optim"]
         self.config, self.categories = config, split.categories
         self.batch_size = train["batch_size"]
-        self.mesh = sharding.make_mesh(train["fsdp"], devices)
+        self.mesh = devices.make_mesh(train["fsdp"], devices)
         check_batch_size(self.batch_size, train["accum_steps"], self.mesh.size)
         check_optimizer(optim)
         self.plan = make_plan(config, split)
@@ -157,7 +158,7 @@ class Trainer:
     def _fresh_head(self) -> dict[str, jax.Array]:
         """Initial values of what has a row for every class; the compiler leaves the rest of the model out."""
         key = jax.random.key(self.config["seed"])
-        names = pretrained.class_rows(self.network.shapes)
+        names = sources.class_rows(self.network.shapes)
         return jax.jit(lambda key: {name: self.network.init(key)[name] for name in names})(key)
 
     def start(self, say: Say) -> step.TrainState:
@@ -167,14 +168,14 @@ class Trainer:
         """
         arrays, weights, init_from = {}, self.config["model"]["backbone_weights"], self.config["init_from"]
         if weights:
-            source = pretrained.read(weights, "--config.model.backbone_weights")
-            arrays, report = pretrained.fit_backbone(source, self.network.shapes)
+            source = sources.read(weights, "--config.model.backbone_weights")
+            arrays, report = sources.fit_backbone(source, self.network.shapes)
             self.sources[weights] = source.sha256
             say(f"backbone weights from {weights} ({source.title}):\n{report}")
         if init_from:
-            source = pretrained.read(init_from, "--config.init_from")
+            source = sources.read(init_from, "--config.init_from")
             source = source._replace(categories=detector.known_classes(source))
-            others, report = pretrained.fit(source, self.network.shapes, self._fresh_head(), self.categories)
+            others, report = sources.fit(source, self.network.shapes, self._fresh_head(), self.categories)
             self.sources[init_from] = source.sha256
             say(f"weights from {init_from} ({source.title}):\n{report}")
             arrays |= others
@@ -182,7 +183,7 @@ class Trainer:
             if not any(name.startswith(part) for name in self.network.shapes):
                 parts = sorted({name.split("/")[0] for name in self.network.shapes})
                 raise UserError(f"--config.freeze names {part!r} but the model has only {', '.join(parts)}")
-        shardings = sharding.state_sharding(self.mesh, jax.eval_shape(self._make_state, arrays))
+        shardings = devices.state_sharding(self.mesh, jax.eval_shape(self._make_state, arrays))
         return jax.jit(self._make_state, out_shardings=shardings)(arrays)
 
     def _state_shapes(self) -> step.TrainState:
@@ -191,7 +192,7 @@ class Trainer:
         return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             state,
-            sharding.state_sharding(self.mesh, state),
+            devices.state_sharding(self.mesh, state),
         )
 
     def restore(self, folder: Path) -> step.TrainState:
@@ -242,7 +243,7 @@ class Trainer:
         return self._lowered(self._state_shapes(), bucket)
 
     def _lowered(self, state: step.TrainState, bucket: Bucket) -> jax.stages.Lowered:
-        batch = batch_shapes(bucket, self.pictures, self.batch_size, sharding.batch_sharding(self.mesh))
+        batch = batch_shapes(bucket, self.pictures, self.batch_size, devices.batch_sharding(self.mesh))
         return self._jitted.lower(state, batch, canvas=(bucket.height, bucket.width))
 
     def step(self, state: step.TrainState, batch: Batch, bucket: Bucket, say: Say):

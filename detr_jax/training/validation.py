@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from detr_jax import detector, drawing
-from detr_jax.data.decode import decode
-from detr_jax.data.split import Split
+from detr_jax.inference import detector
+from detr_jax import drawing
+from detr_jax.datasets.decode import decode
+from detr_jax.datasets.split import Split
 from detr_jax.evaluation import coco_eval
 from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Detections

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from detr_jax.files import replacing
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 CHECKSUMS = "checksums.json"
 BEST = "best"

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.weights import torch_names
 from detr_jax.weights.torch_names import Row
 

@@ -12,9 +12,10 @@ from absl.testing import flagsaver
 from safetensors.torch import save_file
 from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation
 
-from detr_jax import convert, detector
-from detr_jax.program import UserError
-from detr_jax.weights import pretrained, torch_names
+from detr_jax import convert
+from detr_jax.inference import detector
+from detr_jax.errors import UserError
+from detr_jax.weights import sources, torch_names
 
 CONFIGURATIONS = {
     "few": peer.NARROW | {"num_classes": 3, "num_queries": 7, "heads": 8, "decoder_layers": 3},
@@ -99,7 +100,7 @@ def test_through_the_originals_file_and_back(built, tmp_path):
     masks = isinstance(built.model, DetrForSegmentation)
     wanted = tensors(built.arrays, torch_names.panoptic(torch_names.ORIGINAL) if masks else torch_names.ORIGINAL)
     assert content.keys() == wanted.keys() and all(torch.equal(content[key], wanted[key]) for key in wanted)
-    assert_equal(pretrained.read(tmp_path / "original.pth").arrays, built.arrays)
+    assert_equal(sources.read(tmp_path / "original.pth").arrays, built.arrays)
 
 
 def test_timms_config_is_understood(few, tmp_path):
@@ -108,7 +109,7 @@ def test_timms_config_is_understood(few, tmp_path):
     run_convert(tmp_path / "original.pth", tmp_path / "timm", to="huggingface", dilation=True)
     backbone = DetrConfig.from_pretrained(tmp_path / "timm").backbone_config
     assert (backbone.model_type, backbone.backbone, backbone.output_stride) == ("timm_backbone", "resnet50", 16)
-    source = pretrained.read(tmp_path / "timm")
+    source = sources.read(tmp_path / "timm")
     assert source.huggingface_backbone == "timm" and source.known["dilation"]
     assert_equal(source.arrays, few.arrays)
 
@@ -133,7 +134,7 @@ SOURCES = {  # what PyTorch may have written, for the original's tensors
 @pytest.mark.parametrize("kind", SOURCES)
 def test_sources_of_the_original(few, kind, tmp_path):
     torch.save(SOURCES[kind](tensors(few.arrays, torch_names.ORIGINAL)), tmp_path / "file")
-    source = pretrained.read(tmp_path / "file")
+    source = sources.read(tmp_path / "file")
     assert source.is_detector and not source.unused
     assert_equal(source.arrays, few.arrays)
     assert source.known == ({"dilation": False, "heads": 8} if kind == "a training" else {})
@@ -145,7 +146,7 @@ def test_sources_of_others(few, tmp_path):
     torch.save(original, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file(tensors(few.arrays, torch_names.HUGGINGFACE_TIMM), tmp_path / "timm.safetensors")
     for name in ("detectron2.pth", "old.pth", "timm.safetensors"):
-        assert_equal(pretrained.read(tmp_path / name).arrays, few.arrays)
+        assert_equal(sources.read(tmp_path / name).arrays, few.arrays)
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
@@ -154,7 +155,7 @@ def test_half_precision_becomes_float32(few, precision, container, tmp_path):
     half = {key: tensor.to(precision) for key, tensor in tensors(few.arrays, torch_names.ORIGINAL).items()}
     (torch.save if container == "pth" else save_file)(half, tmp_path / "file")
     wanted, _ = torch_names.to_here({key: tensor.float().numpy() for key, tensor in half.items()}, torch_names.ORIGINAL)
-    assert_equal(pretrained.read(tmp_path / "file").arrays, wanted)
+    assert_equal(sources.read(tmp_path / "file").arrays, wanted)
 
 
 @pytest.mark.parametrize("container", ["pth", "safetensors"])
@@ -164,7 +165,7 @@ def test_a_torchvision_resnet_is_a_backbone(few, container, tmp_path):
     body |= {"fc.weight": torch.zeros(1000, 256), "fc.bias": torch.zeros(1000)}
     body["bn1.num_batches_tracked"] = torch.tensor(7)
     (torch.save if container == "pth" else save_file)(body, tmp_path / "file")
-    found, report = pretrained.fit_backbone(pretrained.read(tmp_path / "file"), few.network.shapes)
+    found, report = sources.fit_backbone(sources.read(tmp_path / "file"), few.network.shapes)
     assert_equal(found, {name: array for name, array in few.arrays.items() if name.startswith("backbone/")})
     assert sorted(report.unused) == ["fc.bias", "fc.weight"]
 

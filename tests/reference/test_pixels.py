@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
-from detr_jax.data import augmentation, coco_json
-from detr_jax.data.decode import decode
-from detr_jax.models.preprocess import normalize
+from detr_jax.batches import augmentation
+from detr_jax.datasets import coco as coco_json
+from detr_jax.datasets.decode import decode
+from detr_jax.ops.resample import normalize
 
 NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
 

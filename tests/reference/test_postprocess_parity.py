@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
-from detr_jax.data import augmentation, coco_json
-from detr_jax.data.decode import decode
-from detr_jax.evaluation import postprocess
+from detr_jax.batches import augmentation
+from detr_jax.datasets import coco as coco_json
+from detr_jax.datasets.decode import decode
+from detr_jax.inference import postprocess
 
 
 def theirs(processor, logits, boxes, sizes) -> list[dict]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
 _COCO_NAMES = """

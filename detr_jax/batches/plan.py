@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from detr_jax.data import augmentation
-from detr_jax.data.augmentation import Augmentation, View
-from detr_jax.data.buckets import Bucket, fit
-from detr_jax.program import UserError
+from detr_jax.batches import augmentation
+from detr_jax.batches.augmentation import Augmentation, View
+from detr_jax.batches.canvases import Bucket, fit
+from detr_jax.errors import UserError
 
 
 class PlannedBatch(NamedTuple):

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from pycocotools import mask as rle
 
-from detr_jax.data import builder, coco_folder, coco_json
-from detr_jax.program import UserError
+from detr_jax.datasets import prepare as builder, folders as coco_folder, coco as coco_json
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
 SPLITS = ("train", "val")

@@ -14,8 +14,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from detr_jax import files
-from detr_jax.data import coco_json, decode, index
-from detr_jax.program import UserError
+from detr_jax.datasets import coco as coco_json, decode, index
+from detr_jax.errors import UserError
 
 
 def annotations(example: dict[str, Any], size: tuple[int, int], id_of_label: list[int]) -> list[dict]:
@@ -52,7 +52,7 @@ def id_of_label(features: tfds.features.FeaturesDict) -> list[int]:
 
 
 def write_sidecars(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> None:
-    """Reads every record of a split once and leaves the files that ``detr_jax.data.builder`` leaves."""
+    """Reads every record of a split once and leaves the files that ``detr_jax.datasets.prepare`` leaves."""
     records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     ids = id_of_label(builder.info.features)
     images, rows, counts = [], [], []

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import View
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 
 
 class Bucket(NamedTuple):

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from detr_jax.data.augmentation import Augmentation, View
-from detr_jax.data.buckets import Bucket
-from detr_jax.data.pictures import PIXELS, Source
-from detr_jax.program import UserError
+from detr_jax.batches.augmentation import Augmentation, View
+from detr_jax.batches.canvases import Bucket
+from detr_jax.batches.inputs import PIXELS, Source
+from detr_jax.errors import UserError
 
 STAGES = ("", "layer1", "layer2", "layer3", "layer4")
 BELOW = ("backbone/conv1/", "backbone/norm1/")

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32
 
-from detr_jax.data import coco_json, index, stock_coco
-from detr_jax.program import UserError
+from detr_jax.datasets import coco as coco_json, index, tfds_coco as stock_coco
+from detr_jax.errors import UserError
 
 
 class Record(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Int64
 
-from detr_jax.data import coco_json, json_stream
-from detr_jax.program import UserError
+from detr_jax.datasets import coco as coco_json, json_stream
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
 

@@ -22,9 +22,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from detr_jax.data import coco_columns, coco_folder, coco_json, decode, index
-from detr_jax.data.coco_folder import CocoFolder, Source
-from detr_jax.program import UserError
+from detr_jax.datasets import coco_stream as coco_columns, folders as coco_folder, coco as coco_json, decode, index
+from detr_jax.datasets.folders import CocoFolder, Source
+from detr_jax.errors import UserError
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 << 20

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from detr_jax.data import augmentation
-from detr_jax.data.augmentation import View
-from detr_jax.data.buckets import Bucket
-from detr_jax.data.decode import decode
-from detr_jax.data.split import Record
-from detr_jax.program import UserError
+from detr_jax.batches import augmentation
+from detr_jax.batches.augmentation import View
+from detr_jax.batches.canvases import Bucket
+from detr_jax.datasets.decode import decode
+from detr_jax.datasets.split import Record
+from detr_jax.errors import UserError
 
 RESIZES = ("host", "fast", "device")
 # Pixels a side of the canvas of whole photos. Then a photo is 3 MB, as much as the largest canvas of COCO, and looking

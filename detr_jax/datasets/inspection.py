@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from detr_jax.data import coco_columns, coco_folder, decode
-from detr_jax.data.coco_columns import CocoFile, Defect
-from detr_jax.data.coco_folder import Source
-from detr_jax.data.split import Split
+from detr_jax.datasets import coco_stream as coco_columns, folders as coco_folder, decode
+from detr_jax.datasets.coco_stream import CocoFile, Defect
+from detr_jax.datasets.folders import Source
+from detr_jax.datasets.split import Split
 
 AREA_LIMITS = (32**2, 96**2)  # square pixels: COCO's small, medium and large
 

@@ -16,7 +16,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Float, Int
 
 from detr_jax.structures import Array
-from detr_jax.training.assignment import cleaned, columns_of_rows
+from detr_jax.ops.assignment import cleaned, columns_of_rows
 
 
 class _Tree(NamedTuple):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detr_jax.data import coco_columns, coco_json
-from detr_jax.data.coco_columns import CocoFile, Defect
-from detr_jax.program import UserError
+from detr_jax.datasets import coco_stream as coco_columns, coco as coco_json
+from detr_jax.datasets.coco_stream import CocoFile, Defect
+from detr_jax.errors import UserError
 
 
 class Source(NamedTuple):

@@ -8,19 +8,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from detr_jax import drawing, sharding
-from detr_jax.data import augmentation, buckets
-from detr_jax.data.coco_json import COCO_CATEGORIES, COCO_STUFF
-from detr_jax.data.decode import decode, image_size
-from detr_jax.data.pipeline import Pipeline, to_device
-from detr_jax.data.plan import EvalPlan
-from detr_jax.data.split import Record, Split
-from detr_jax.evaluation import postprocess
+from detr_jax import drawing, devices
+from detr_jax.batches import augmentation, canvases as buckets
+from detr_jax.datasets.coco import COCO_CATEGORIES, COCO_STUFF
+from detr_jax.datasets.decode import decode, image_size
+from detr_jax.batches.pipeline import Pipeline, to_device
+from detr_jax.batches.plan import EvalPlan
+from detr_jax.datasets.split import Record, Split
+from detr_jax.inference import postprocess
 from detr_jax.models import detr
 from detr_jax.models.network import Arrays, Network
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories, Detections
-from detr_jax.weights import pretrained
+from detr_jax.weights import sources
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Rows of the published class heads, and the tables whose ids number them (80: in order).
@@ -119,7 +119,7 @@ def detect_function(network: Network, class_scores: str, mesh: jax.sharding.Mesh
         predictions = network.apply(arrays, images, sizes, None)
         return postprocess.SELECT[class_scores](predictions.logits[-1], predictions.boxes[-1])
 
-    return jax.jit(detect, out_shardings=sharding.replicated(mesh))
+    return jax.jit(detect, out_shardings=devices.replicated(mesh))
 
 
 def detect_split(
@@ -148,7 +148,7 @@ def detect_split(
 
     pending = None
     with Pipeline(split, plan, host=jax.process_index(), hosts=jax.process_count(), threads=threads) as batches:
-        for step, (batch, _) in enumerate(to_device(batches, sharding.batch_sharding(mesh))):
+        for step, (batch, _) in enumerate(to_device(batches, devices.batch_sharding(mesh))):
             results = detect(arrays, batch.images, batch.sizes)
             if pending is not None:
                 yield from finish(*pending)
@@ -199,7 +199,7 @@ def build_network(config: dict, num_classes: int, whose: str = "--config.model")
         raise UserError(f"{whose}: {error}") from error
 
 
-def of_source(source: pretrained.Source, **settings) -> tuple[Network, Categories, dict]:
+def of_source(source: sources.Source, **settings) -> tuple[Network, Categories, dict]:
     """Network, classes and plain settings of a detector's weights; ``settings`` overrule what the source tells.
 
     Raises UserError when the weights are no detector, or not all there.
@@ -245,9 +245,9 @@ def classes_of_rows(rows: int) -> Categories:
     return Categories(tuple(range(rows)), tuple(names.get(row, f"class {row}") for row in range(rows)))
 
 
-def known_classes(source: pretrained.Source) -> Categories | None:
+def known_classes(source: sources.Source) -> Categories | None:
     """The classes of a source: as it says, or as the number of its rows says when that is a published head's."""
-    head = source.arrays.get(pretrained.HEAD[1], np.zeros(1))
+    head = source.arrays.get(sources.HEAD[1], np.zeros(1))
     rows = head.size - 1  # the last one is no object
     return source.categories or (classes_of_rows(rows) if rows in COCO_ROWS else None)
 
@@ -258,10 +258,10 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
 
     Raises UserError when there is none, or when it is damaged or incomplete.
     """
-    source = pretrained.read(checkpoint)
+    source = sources.read(checkpoint)
     network, categories, config = of_source(source)
-    mesh = sharding.automatic(mesh or jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
+    mesh = devices.automatic(mesh or jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
     arrays = {name: source.arrays[name] for name in network.shapes}
-    arrays = jax.device_put(arrays, sharding.replicated(mesh))
+    arrays = jax.device_put(arrays, devices.replicated(mesh))
     detect = detect_function(network, config["model"]["class_scores"], mesh)
     return Detector(source.path, network, arrays, categories, config, mesh, detect)

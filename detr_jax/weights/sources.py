@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
-from detr_jax.program import UserError
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 from detr_jax.weights import checkpoints, foreign
 

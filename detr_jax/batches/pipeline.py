@@ -8,8 +8,8 @@ import grain
 import jax
 import numpy as np
 
-from detr_jax.data.pictures import PIXELS, Pictures, Source
-from detr_jax.data.plan import EvalPlan, PlannedBatch, TrainPlan
+from detr_jax.batches.inputs import PIXELS, Pictures, Source
+from detr_jax.batches.plan import EvalPlan, PlannedBatch, TrainPlan
 from detr_jax.structures import Batch, Targets
 
 

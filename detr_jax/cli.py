@@ -1,0 +1,65 @@
+"""How every program starts, and how it tells its user that something is wrong.
+
+A user's mistake is raised as ``UserError`` with one sentence. ``run`` prints the sentence and exits with status 1; the
+traceback is for ``--debug``. Programs define their flags when they run, never when they are imported.
+"""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from detr_jax.config import Config
+from detr_jax.config_forms import as_flags, from_config_dict
+from detr_jax.errors import UserError
+from detr_jax.heap import keep_memory
+
+
+def define_config() -> None:
+    """Defines ``--config``."""
+    config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
+
+
+def config() -> Config:
+    """The settings that ``--config`` and its overrides describe. Raises UserError when the file cannot be read."""
+    try:
+        return from_config_dict(flags.FLAGS.config)
+    except OSError as error:  # ml_collections keeps the failure until the flag is looked at
+        raise UserError(f"--config cannot be read: {str(error).splitlines()[-1].strip()}") from error
+
+
+def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
+    """Defines and parses the flags, runs ``main(argv)`` and exits with its status (None is 0)."""
+
+    def guarded(argv: list[str]) -> int | None:
+        keep_memory()
+        logging.set_verbosity(logging.ERROR)  # programs print; libraries speak only when something is wrong
+        try:
+            return main(argv)
+        except UserError as error:
+            if flags.FLAGS.debug:
+                raise
+            print(f"error: {as_flags(str(error))}", file=sys.stderr)
+            return 1
+
+    flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
+    define_flags()
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's own parsing; what a configuration file objects to becomes one sentence, too."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # a configuration file is a program: anything may go wrong in it
+        if "--debug" in argv:
+            raise
+        message = str(error.args[0]) if error.args else str(error)
+    # What absl reports of an error in a configuration file ends with that error's own words.
+    message = message.rpartition("Error: ")[2].replace("\\n", " ").replace("\\'", "'").strip()
+    if message[:1] in "'\"" and message[:1] == message[-1:]:
+        message = message[1:-1]
+    where = "" if message.startswith("flag ") or "--" in message else "--config: "
+    print(f"error: {where}{' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

@@ -1,32 +1,33 @@
-"""What of an image goes onto the canvas: its pixels as the view shows them, or as they were read.
+"""Readers: what a batch holds of its images.
 
-``data.resize`` decides who resizes: ``host`` does it as the original, ``fast`` in a fifth of that time and at most one
-level off for each resize that enlarges; with ``device`` the host only reads and decodes, and the training step does
-the rest (``models/preprocess.py``).
+``data.resize`` decides. With ``host`` and ``fast`` a batch holds the pixels of each view (``Pixels``); ``fast`` takes a
+fifth of the time and is within one level for each resize that enlarges. With ``device`` the host only reads and
+decodes (``Photos``), and the training step takes the views (``ops/resample.py``). ``features.py`` has a third reader.
 """
 
 from typing import Protocol, runtime_checkable
 
 import cv2
+import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from detr_jax.batches import augmentation
-from detr_jax.batches.augmentation import View
-from detr_jax.batches.canvases import Bucket
+from detr_jax.config import DataConfig
 from detr_jax.datasets.decode import decode
 from detr_jax.datasets.split import Record
 from detr_jax.errors import UserError
+from detr_jax.structures import Batch, Bucket, Inputs, Photos, Pixels, Targets, View
 
-RESIZES = ("host", "fast", "device")
-# Pixels a side of the canvas of whole photos. Then a photo is 3 MB, as much as the largest canvas of COCO, and looking
-# at it costs a few percent of what an R50 costs; beyond, shipping photos would take more than resizing saves.
+# Pixels a side of the canvas of whole photos. A photo is then at most 3 MB, as much as COCO's largest canvas, and
+# resampling costs a few percent of an R50's step; larger ones would take longer to send than resizing them saves.
 LARGEST_SIDE = 1024
+Objects = tuple[Float[np.ndarray, "n 4"], Int[np.ndarray, " n"]]  # boxes (cx, cy, w, h) in [0, 1] and labels
 
 
 @runtime_checkable
-class Source(Protocol):
-    """What images are read from: a ``Split``, or anything else that can say as much."""
+class ImageSource(Protocol):
+    """What images are read from: a ``Split``, or anything else with these members."""
 
     name: str
     sizes: np.ndarray  # [M 2] (height, width)
@@ -35,107 +36,135 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Pictures(Protocol):
-    """What of an image goes onto the canvas."""
+class Reader(Protocol):
+    """Reads images into the inputs of a batch."""
 
-    dtype: np.dtype
-    unseen: bool  # whether the view is still to be taken: the batch then carries it
+    def empty(self, bucket: Bucket, rows: int) -> Inputs:
+        """Numpy arrays for so many images. A row means nothing until ``read`` fills it, or it is set to zero."""
 
-    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
-        """(height, width, channels) of a canvas."""
+    def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Inputs, row: int) -> Objects:
+        """Fills one row of ``inputs``, margins included, with an image; returns the objects of its view.
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
-        """Fills the top left corner of ``canvas``, an array of ``shape(bucket)``; the rest may hold anything.
-
-        Returns (height and width of what was filled, boxes [n 4], labels [n]).
+        Raises UserError, which names the image, when it cannot be decoded.
         """
 
 
-def read(
-    source: Source, index: int, canvas: UInt8[np.ndarray, "H W 3"] | None = None
+def read_image(
+    images: ImageSource, index: int, canvas: UInt8[np.ndarray, "H W 3"] | None = None
 ) -> tuple[Record, UInt8[np.ndarray, "h w 3"]]:
-    """An image's record and its pixels, on ``canvas`` if they happen to fit: see ``decode``.
+    """The record of an image and its pixels, which lie on ``canvas`` if it suits: see ``decode``.
 
     Raises UserError, which names the image, when it cannot be decoded.
     """
-    record = source[index]
-    height, width = (int(side) for side in source.sizes[index])
+    record = images[index]
+    height, width = (int(side) for side in images.sizes[index])
     try:
         return record, decode(record.image, (height, width), canvas)
     except ValueError as error:
         raise UserError(
-            f"image {record.image_id} ({record.file_name}) of the split {source.name!r} cannot be used: {error}; "
-            f"python -m detr_jax.dataset check lists every such image"
+            f"image {record.image_id} ({record.file_name}) of the split {images.name!r} cannot be used: {error}; "
+            "python -m detr_jax.dataset check lists every such image"
         ) from error
 
 
-class Pixels:
-    """Images as the view shows them; ``resize`` is one of the two ways of ``augmentation``."""
-
-    dtype = np.dtype(np.uint8)
-    unseen = False
+class PixelReader:
+    """Reads ``Pixels``: the views of the images. ``resize`` is ``augmentation.exact`` or ``augmentation.fast``."""
 
     def __init__(self, resize: augmentation.Resize = augmentation.exact):
         self._resize = resize
 
-    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
-        """The bucket's own, and three colours."""
-        return bucket.height, bucket.width, 3
+    def empty(self, bucket: Bucket, rows: int) -> Pixels:
+        """Canvases of the bucket's shape."""
+        return Pixels(np.empty((rows, bucket.height, bucket.width, 3), np.uint8), np.empty((rows, 2), np.int32))
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
-        """Reads and decodes; see ``read`` for what it raises."""
-        record, image = read(source, index)
-        height, width = (int(side) for side in view.size)
+    def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Pixels, row: int) -> Objects:
+        """See ``Reader``."""
+        record, image = read_image(images, index)
+        (height, width), canvas = (int(side) for side in view.size), inputs.pixels[row]
         corner, boxes = canvas[:height, :width], record.boxes_xyxy_pixels
         _, *objects = augmentation.apply(image, boxes, record.labels, view, self._resize, corner)
-        return (height, width), *objects
+        clear_margins(canvas, height, width)
+        inputs.sizes[row] = height, width
+        return tuple(objects)
 
 
-class Photos:
-    """Images as they were read, all on canvases of one shape that holds each; boxes as the view shows them.
+class PhotoReader:
+    """Reads ``Photos``: images as stored, on canvases of one shape that holds each of them, and their views.
 
     Args:
       sizes: (height, width) of all images.
+      crop_max: pixels; no side of a crop is longer, unless the crop is the whole image.
 
-    Raises UserError when one is larger than ``LARGEST_SIDE``.
+    Raises UserError when an image is larger than ``LARGEST_SIDE``.
     """
 
-    dtype = np.dtype(np.uint8)
-    unseen = True
-
-    def __init__(self, sizes: Int[np.ndarray, "M 2"]):
+    def __init__(self, sizes: Int[np.ndarray, "M 2"], crop_max: int):
         height, width = (int(side) for side in sizes.max(axis=0))
         if max(height, width) > LARGEST_SIDE:
             raise UserError(
-                f"--config.data.resize=device takes images of up to {LARGEST_SIDE} pixels a side, but there are some "
-                f"of {max(height, width)}: set --config.data.resize=fast, or prepare smaller images"
+                f"data.resize=device takes images of up to {LARGEST_SIDE} pixels a side, but there are some of "
+                f"{max(height, width)}: set data.resize=fast, or prepare smaller images"
             )
-        self.canvas = -(-height // 32) * 32, -(-width // 32) * 32
+        self._shape = -(-height // 32) * 32, -(-width // 32) * 32, 3
+        self._crop_max = crop_max
 
-    def shape(self, bucket: Bucket) -> tuple[int, int, int]:
-        """The same for every bucket."""
-        return *self.canvas, 3
+    def empty(self, bucket: Bucket, rows: int) -> Photos:
+        """Canvases of one shape for every bucket; the bucket is that of the views."""
+        views = View(*(np.empty((rows, *shape), np.int32) for shape in ((), (2,), (4,), (2,))))
+        pixels, sizes = np.empty((rows, *self._shape), np.uint8), np.empty((rows, 2), np.int32)
+        return Photos(pixels, sizes, views, (bucket.height, bucket.width), self._crop_max)
 
-    def __call__(self, source: Source, index: int, view: View, bucket: Bucket, canvas: np.ndarray):
-        """Reads and decodes; see ``read`` for what it raises."""
-        record, image = read(source, index, canvas)
+    def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Photos, row: int) -> Objects:
+        """See ``Reader``."""
+        canvas = inputs.pixels[row]
+        record, image = read_image(images, index, canvas)
         height, width = image.shape[:2]
         if not np.may_share_memory(image, canvas):
             canvas[:height, :width] = image
-        objects = augmentation.boxes_seen((height, width), record.boxes_xyxy_pixels, record.labels, view)
-        return (height, width), *objects
+        clear_margins(canvas, height, width)
+        inputs.sizes[row] = height, width
+        for of_all, of_one in zip(inputs.views, view, strict=True):
+            of_all[row] = of_one
+        return augmentation.apply_to_boxes((height, width), record.boxes_xyxy_pixels, record.labels, view)
 
 
-def chosen(resize: str, sizes: Int[np.ndarray, "M 2"]) -> Pictures:
-    """The pictures that ``data.resize`` asks for. Raises UserError when there is no such way, or none for these."""
-    if resize not in RESIZES:
-        raise UserError(f"--config.data.resize={resize!r} does not exist; choose from {', '.join(RESIZES)}")
-    if resize == "device":
-        return Photos(sizes)
-    if resize == "host":
-        return PIXELS
-    cv2.setNumThreads(1)  # images are looked at in the pipeline's threads; OpenCV's own would stand in their way
-    return Pixels(augmentation.fast)
+def clear_margins(canvas: np.ndarray, height: int, width: int) -> None:
+    """Sets what lies below ``height`` and right of ``width`` to zero."""
+    canvas[height:] = 0
+    canvas[:height, width:] = 0
 
 
-PIXELS = Pixels()
+def make_reader(data: DataConfig, sizes: Int[np.ndarray, "M 2"]) -> Reader:
+    """The reader that ``data.resize`` asks for, for images of these (height, width).
+
+    Raises UserError when ``data.resize=device`` cannot take them.
+    """
+    if data.resize == "device":
+        return PhotoReader(sizes, data.crop_max if data.crop else 0)
+    if data.resize == "host":
+        return PixelReader()
+    # The pipeline's threads each resize an image; OpenCV's own threads would compete with them. The number of OpenCV's
+    # threads is global to the process, so it is set where a run chooses OpenCV, not when this module is imported.
+    cv2.setNumThreads(1)
+    return PixelReader(augmentation.fast)
+
+
+def empty_batch(reader: Reader, bucket: Bucket, rows: int) -> Batch:
+    """A batch of numpy arrays to be filled: no targets, no images; a row of ``inputs`` means nothing yet."""
+    slots = bucket.targets
+    targets = Targets(
+        boxes=np.zeros((rows, slots, 4), np.float32),
+        labels=np.zeros((rows, slots), np.int32),
+        valid=np.zeros((rows, slots), bool),
+    )
+    return Batch(reader.empty(bucket, rows), targets, image_ids=np.full(rows, -1, np.int64))
+
+
+def batch_shapes(reader: Reader, bucket: Bucket, batch_size: int, sharding: jax.sharding.Sharding) -> Batch:
+    """A global batch on this canvas as ``jax.ShapeDtypeStruct``, to compile for."""
+
+    def describe(array: np.ndarray) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)  # image ids have 32 bits on a device
+        return jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), dtype, sharding=sharding)
+
+    return jax.tree.map(describe, empty_batch(reader, bucket, 1))

@@ -1,4 +1,4 @@
-"""From the plan to batches: read, decode, look at each image as planned, lay it on the canvas, send it off."""
+"""From the plan to batches on the devices: read, decode and lay out the images of each step, send them off."""
 
 import functools
 import time
@@ -8,42 +8,45 @@ import grain
 import jax
 import numpy as np
 
-from detr_jax.batches.inputs import PIXELS, Pictures, Source
+from detr_jax.batches.inputs import ImageSource, PixelReader, Reader, empty_batch
 from detr_jax.batches.plan import EvalPlan, PlannedBatch, TrainPlan
-from detr_jax.structures import Batch, Targets
+from detr_jax.structures import Batch
+
+AHEAD = 4  # batches that are prepared before they are asked for, or as many as there are threads
 
 
 class Pipeline:
-    """The batches of steps ``start``, ``start + 1``, ... up to ``stop``: this host's rows, as numpy arrays.
+    """The batches of steps ``start``, ``start + 1``, ... below ``stop``: this host's rows, as numpy arrays.
 
-    Threads prepare whole batches ahead, at most ``ahead`` of them; how many threads changes the speed and nothing else.
-    Use it as a context manager (or call ``close``), so that the threads end with the loop. A broken image raises
-    UserError at its batch: leaving it out would make the run another one.
+    Threads prepare whole batches ahead; their number changes the speed and nothing else. It is a context manager, so
+    that the threads end with the loop. A broken image raises UserError at its batch: leaving it out would make it
+    another run.
 
     Args:
-        stop: the step before which to end; None is the end of the plan, and a TrainPlan has none.
-        host, hosts: which of how many equal parts of every batch to read.
-        threads: 0 prepares each batch when it is asked for, in the caller's thread.
-        pictures: what goes onto the canvases.
+      stop: the step to end before; None is the end of the plan, and a TrainPlan has none.
+      host, hosts: which of how many equal parts of every batch to read.
+      threads: 0 prepares each batch when it is asked for, in the caller's thread.
+      reader: what the batches hold of the images; None is ``PixelReader()``.
     """
 
     def __init__(
         self,
-        source: Source,
+        images: ImageSource,
         plan: TrainPlan | EvalPlan,
         start: int = 0,
         stop: int | None = None,
+        *,
         host: int = 0,
         hosts: int = 1,
         threads: int = 8,
-        ahead: int = 4,
-        pictures: Pictures = PIXELS,
+        reader: Reader | None = None,
     ):
+        reader = reader or PixelReader()
         if stop is None:
             stop = len(plan) if isinstance(plan, EvalPlan) else 2**62
         steps = grain.MapDataset.source(range(start, stop))
-        batches = steps.map(lambda step: load(source, plan[step].shard(host, hosts), pictures))
-        self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, max(threads, ahead))))
+        batches = steps.map(lambda step: load_batch(images, plan[step].shard(host, hosts), reader))
+        self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, max(threads, AHEAD))))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -62,30 +65,19 @@ class Pipeline:
         self._batches.close()
 
 
-def load(source: Source, planned: PlannedBatch, pictures: Pictures = PIXELS) -> Batch:
-    """Reads the planned images; every array is numpy. An image's objects beyond the bucket's slots are left out.
+def load_batch(images: ImageSource, planned: PlannedBatch, reader: Reader) -> Batch:
+    """Reads the planned images into numpy arrays. Objects beyond the bucket's target slots are left out.
 
-    Raises UserError, which names the image, when one cannot be read.
+    Raises UserError, which names the image, when one cannot be decoded.
     """
-    rows, slots = len(planned.rows), planned.bucket.targets
-    batch = Batch(
-        images=np.empty((rows, *pictures.shape(planned.bucket)), pictures.dtype),  # filled below, its margins too
-        sizes=np.zeros((rows, 2), np.int32),
-        targets=Targets(
-            boxes=np.zeros((rows, slots, 4), np.float32),
-            labels=np.zeros((rows, slots), np.int32),
-            valid=np.zeros((rows, slots), bool),
-        ),
-        image_ids=planned.image_ids,
-        views=planned.views if pictures.unseen else None,
-    )
-    batch.images[planned.rows < 0] = 0
-    for row in np.flatnonzero(planned.rows >= 0):
-        view = planned.views.take(int(row))
-        canvas = batch.images[row]
-        (h, w), boxes, labels = pictures(source, int(planned.rows[row]), view, planned.bucket, canvas)
-        canvas[h:], canvas[:h, w:], n = 0, 0, min(len(labels), slots)
-        batch.sizes[row] = (h, w) if pictures.unseen else view.size
+    batch = empty_batch(reader, planned.bucket, len(planned.rows))
+    batch = batch._replace(image_ids=planned.image_ids)
+    for array in jax.tree.leaves(batch.inputs):
+        array[planned.rows < 0] = 0
+    for row in np.flatnonzero(planned.rows >= 0).tolist():
+        view = planned.views.take(row)
+        boxes, labels = reader.read(images, int(planned.rows[row]), view, planned.bucket, batch.inputs, row)
+        n = min(len(labels), planned.bucket.targets)
         batch.targets.boxes[row, :n] = boxes[:n]
         batch.targets.labels[row, :n] = labels[:n]
         batch.targets.valid[row, :n] = True
@@ -93,10 +85,10 @@ def load(source: Source, planned: PlannedBatch, pictures: Pictures = PIXELS) -> 
 
 
 def to_device(batches: Iterable[Batch], sharding: jax.sharding.Sharding) -> Iterator[tuple[Batch, float]]:
-    """Global device batches, made of every host's rows, each with the seconds spent waiting for the host to prepare.
+    """Global batches on the devices, made of every host's rows, each with the seconds spent waiting for this host.
 
-    One batch is already under way to the devices when the one before it is handed out, so the transfer overlaps with
-    the step. On the devices ``image_ids`` are 32 bit; ``plan[step].image_ids`` are exact and of all hosts.
+    When a batch is handed out the next one is already on its way to the devices, so that transfer and step overlap. On
+    the devices ``image_ids`` have 32 bits; ``plan[step].image_ids`` are exact and of all hosts.
     """
     send = functools.partial(jax.make_array_from_process_local_data, sharding)
     batches, under_way, waited = iter(batches), None, 0.0

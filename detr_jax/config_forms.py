@@ -112,7 +112,7 @@ def as_markdown() -> str:
         "",
         "Change a setting with `--config.NAME=VALUE`, for example `--config.optim.lr=5e-5`. Lists are written like",
         '`--config.data.scales="(240,)"`. The defaults are the published recipe of DETR with a ResNet-50; the words of',
-        "`configs/*.py` change some of them. A run that is started again may differ in the settings marked *resumable*.",
+        "`configs/*.py` change some of them. When a run is started again, only settings marked *resumable* may differ.",
         "",
         "This page is made by `python scripts/make_settings.py` from `detr_jax/config.py`.",
     ]

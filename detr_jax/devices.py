@@ -9,16 +9,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from detr_jax.config import TrainConfig
 from detr_jax.errors import UserError
 
 SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
 
 
 def start_hosts() -> None:
-    """Joins the other hosts of a pod or a Slurm job, when the environment names any; a single host does nothing.
+    """Joins the other hosts of a pod or a Slurm job when the environment names any; does nothing on a single host.
 
-    Cloud TPU and Slurm are found by JAX itself; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID in each process.
+    JAX finds Cloud TPU and Slurm itself. Elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in
+    each process.
     """
     tpu_hosts = [host for host in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
@@ -33,18 +34,31 @@ def start_hosts() -> None:
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """``devices``, or all of all hosts: ``fsdp`` of them share one copy of the state, the batch is split over all.
+    """A mesh of ``devices`` (by default all of all hosts). ``fsdp`` of them share one copy of the state.
 
-    Raises UserError when ``fsdp`` does not divide the number of devices.
+    The batch is split over all devices. Raises UserError when ``fsdp`` does not divide their number.
     """
     count = len(devices) if devices else jax.device_count()
     if fsdp < 1 or count % fsdp:
-        raise UserError(f"--config.train.fsdp={fsdp} does not divide the {count} devices; choose a divisor, or 1")
+        raise UserError(f"train.fsdp={fsdp} does not divide the {count} devices; choose a divisor, or 1")
     return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def automatic(mesh: Mesh) -> Mesh:
-    """The same devices, with axes that the compiler splits over; those of jax.make_mesh stand in the arrays' types."""
+def check_training(train: TrainConfig, mesh: Mesh) -> None:
+    """Raises UserError unless a batch can be cut into equal parts and the matcher runs on these devices."""
+    unit = mesh.size * train.accum_steps
+    if train.batch_size % unit:
+        raise UserError(
+            f"train.batch_size={train.batch_size} cannot be split over {mesh.size} devices and "
+            f"train.accum_steps={train.accum_steps}; make it a multiple of {unit}"
+        )
+    platform = mesh.devices.flat[0].platform
+    if train.matcher == "pallas" and platform not in ("gpu", "cuda"):
+        raise UserError(f"train.matcher=pallas needs a GPU and this is a {platform}; choose loop")
+
+
+def as_auto(mesh: Mesh) -> Mesh:
+    """The same devices with Auto axes, over which the compiler splits; ``jax.make_mesh`` makes them Explicit."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
 
 
@@ -62,17 +76,17 @@ def state_sharding(mesh: Mesh, state):
     """The sharding of every array of a state: large ones are split over 'fsdp' along their longest divisible axis."""
     parts = mesh.shape["fsdp"]
 
-    def of(leaf) -> NamedSharding:
+    def sharding_of(leaf) -> NamedSharding:
         axes = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
         if parts == 1 or math.prod(leaf.shape) < SMALLEST_SHARDED or not axes:
             return replicated(mesh)
         longest = max(axes, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
-    return jax.tree.map(of, state)
+    return jax.tree.map(sharding_of, state)
 
 
-def agreed(number: int) -> int:
+def broadcast(number: int) -> int:
     """The first process's number, on every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
 

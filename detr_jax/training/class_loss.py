@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from detr_jax.config import Config
 from detr_jax.structures import Array
 
 
@@ -78,3 +79,8 @@ class Focal(NamedTuple):
 
 
 ClassLoss = Softmax | Focal
+
+
+def make_class_loss(config: Config) -> ClassLoss:
+    """The class loss that goes with the model's class scores."""
+    return Focal() if config.model.class_scores == "sigmoid" else Softmax(config.loss.no_object_weight)

@@ -1,15 +1,26 @@
-"""The training step compiled for every canvas of a run, and what is compiled when."""
+"""The training step, compiled once for every canvas of a run."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import jax
 
-from detr_jax.batches.canvases import Bucket
+from detr_jax import devices
+from detr_jax.batches.inputs import Reader, batch_shapes
+from detr_jax.batches.plan import TrainPlan
+from detr_jax.structures import Batch, Bucket
+from detr_jax.training.step import Recipe, TrainState, train_step
 
 Say = Callable[[str], None]
+LOOK_AHEAD = 1000  # steps whose canvases are compiled ahead
+
+
+def coming_buckets(plan: TrainPlan, first_step: int, total_steps: int) -> list[Bucket]:
+    """The canvases of the next steps, as far as they are compiled ahead."""
+    return [plan[step].bucket for step in range(first_step, min(total_steps, first_step + LOOK_AHEAD))]
 
 
 def needed_gigabytes(compiled: jax.stages.Compiled) -> float:
@@ -18,41 +29,66 @@ def needed_gigabytes(compiled: jax.stages.Compiled) -> float:
     return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
 
 
-class CompiledSteps:
-    """Programs by canvas, each compiled once; while one is, or is loaded from the cache, the next is traced.
+class StepLowering:
+    """Traces the training step for a canvas.
 
     Args:
-      lower: (shapes of the state, canvas) -> the traced step.
+      recipe: what the step is made of.
+      reader: what the batches hold of their images.
     """
 
-    def __init__(self, lower: Callable[..., jax.stages.Lowered]):
-        self._lower = lower
+    def __init__(self, recipe: Recipe, reader: Reader):
+        self._reader, self._batch_size = reader, recipe.config.train.batch_size
+        self._sharding = devices.batch_sharding(recipe.mesh)
+        self._jitted = jax.jit(partial(train_step, recipe=recipe), donate_argnums=0)
+
+    def __call__(self, state: TrainState, bucket: Bucket) -> jax.stages.Lowered:
+        """The traced step; of ``state`` only shapes and shardings matter."""
+        batch = batch_shapes(self._reader, bucket, self._batch_size, self._sharding)
+        return self._jitted.lower(state, batch)
+
+
+class CompiledSteps:
+    """Training steps: ``state, metrics = steps(state, batch, bucket)`` compiles for a canvas when it is first needed.
+
+    While one canvas is compiled, or loaded from the cache, the next one is traced.
+
+    Args:
+      lower: traces the step, see ``StepLowering``.
+      say: gets a line for each compiled canvas.
+    """
+
+    def __init__(self, lower: Callable[[TrainState, Bucket], jax.stages.Lowered], say: Say):
+        self._lower, self._say = lower, say
         self._programs: dict[Bucket, Future[jax.stages.Compiled]] = {}
         self._tracer, self._compiler = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._first_metrics: Future[dict[str, jax.Array]] = Future()  # of the first step that this process takes
 
-    def get(self, state, bucket: Bucket, say: Say) -> jax.stages.Compiled:
-        """The step for batches on this canvas, compiled when it is first asked for; ``say`` then gets a line of it."""
-        return self._program(state, bucket, say).result()
-
-    def begun(self, metrics: dict[str, jax.Array]) -> None:
-        """To be called with what a step returned: the first one is what ``ahead`` waits for."""
+    def __call__(self, state: TrainState, batch: Batch, bucket: Bucket) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One step; what it returns is still being computed. The old state is donated."""
+        state, metrics = self.compiled(state, bucket)(state, batch)
         if not self._first_metrics.done():
             self._first_metrics.set_result(metrics)
+        return state, metrics
+
+    def compiled(self, state: TrainState, bucket: Bucket) -> jax.stages.Compiled:
+        """The step for batches on this canvas."""
+        return self._submit(state, bucket).result()
 
     @contextlib.contextmanager
-    def ahead(self, state, coming: Sequence[Bucket], say: Say) -> Iterator[None]:
-        """Compiles for the canvases of the coming steps: the largest, then the others as the steps need them.
+    def compile_ahead(self, state: TrainState, coming: Sequence[Bucket]) -> Iterator[None]:
+        """Compiles for the canvases of the coming steps: the largest first, the others as the steps need them.
 
-        The context begins when the largest and that of the first step are there: what does not fit shows before step 1.
-        The others follow once that step is done, beside the next ones, each of which waits for its own; what was not
-        begun at the end of the context never is. A GPU's compiler times kernels on the device, so there all come first.
+        The context begins when the step is compiled for the largest canvas and for the first one, so that what does not
+        fit into memory shows before step 1. The others are compiled beside the steps, once the first step is done;
+        what has not begun at the end of the context never is. On a GPU all come first, because its compiler times
+        kernels on the device.
         """
         largest = sorted(coming, key=lambda bucket: (bucket.area, bucket.targets))[-1:]
         first = coming if jax.default_backend() == "gpu" else coming[:1]
-        programs = [self._program(state, bucket, say) for bucket in dict.fromkeys([*largest, *first])]
+        programs = [self._submit(state, bucket) for bucket in dict.fromkeys([*largest, *first])]
         for bucket in dict.fromkeys(coming):
-            self._program(state, bucket, say, after=self._first_metrics)
+            self._submit(state, bucket, after=self._first_metrics)
         try:
             for program in programs:
                 program.result()
@@ -62,23 +98,23 @@ class CompiledSteps:
             for worker in (self._tracer, self._compiler):
                 worker.shutdown(wait=False, cancel_futures=True)
 
-    def _program(self, state, bucket: Bucket, say: Say, after: Future | None = None) -> Future[jax.stages.Compiled]:
-        """The program, once it is compiled; nothing is done before the arrays that ``after`` will hold are computed."""
+    def _submit(self, state, bucket: Bucket, after: Future | None = None) -> Future[jax.stages.Compiled]:
+        """The program to be; tracing waits until the arrays in ``after`` are computed."""
         if bucket not in self._programs:
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-            lowered = self._tracer.submit(self._lowered, shapes, bucket, after)
-            self._programs[bucket] = self._compiler.submit(self._compile, bucket, lowered, say)
+            lowered = self._tracer.submit(self._trace, shapes, bucket, after)
+            self._programs[bucket] = self._compiler.submit(self._compile, bucket, lowered)
         return self._programs[bucket]
 
-    def _lowered(self, shapes, bucket: Bucket, after: Future | None) -> jax.stages.Lowered:
+    def _trace(self, shapes, bucket: Bucket, after: Future | None) -> jax.stages.Lowered:
         if after is not None:
             jax.block_until_ready(after.result())
         return self._lower(shapes, bucket)
 
-    def _compile(self, bucket: Bucket, lowered: Future, say: Say) -> jax.stages.Compiled:
+    def _compile(self, bucket: Bucket, lowered: Future) -> jax.stages.Compiled:
         traced, begin = lowered.result(), time.monotonic()
         compiled = traced.compile()
-        say(
+        self._say(
             f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
             f"{time.monotonic() - begin:.1f} s, needs {needed_gigabytes(compiled):.2f} GB on each device"
         )

@@ -1,6 +1,6 @@
 """Noised objects for the decoder to repair: DN-DETR (Li et al. 2022, arXiv:2203.01305), section 4.
 
-Matching is unstable early on; what a noised object should become is known without it.
+Matching is unstable early in training. A noised object's target is known without matching.
 """
 
 import jax
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from detr_jax.structures import Noised, Targets
 
-BOX_NOISE = 0.4  # of a side: half of it moves the centre, all of it changes the length
+BOX_NOISE = 0.4  # of a side: a centre moves by up to half of this, a length changes by up to all of it
 LABEL_NOISE = 0.2  # probability of a random label
 
 
-def noised(targets: Targets, groups: int, num_classes: int, key: jax.Array) -> Noised:
-    """``groups`` copies of every object with noise of their own."""
+def add_noise(targets: Targets, groups: int, num_classes: int, key: jax.Array) -> Noised:
+    """``groups`` copies of every object, each with its own noise."""
     batch, slots, _ = targets.boxes.shape
     box_key, flip_key, label_key = jax.random.split(key, 3)
     boxes = jnp.broadcast_to(targets.boxes[:, None], (batch, groups, slots, 4))

@@ -1,4 +1,4 @@
-"""What may go wrong in a long run: being told to stop, numbers that are not finite, no memory, a hang."""
+"""What may go wrong in a long run: a signal to stop, numbers that are not finite, too little memory, a hang."""
 
 import contextlib
 import faulthandler
@@ -45,7 +45,7 @@ class StopSignal:
         return self._received
 
     def received(self) -> bool:
-        """Whether to break off what can be done again. Hosts of a pod do not: they would do it at different places."""
+        """Whether to break off what can be done again. Never on several hosts: each would break off somewhere else."""
         return self._received and jax.process_count() == 1
 
 
@@ -61,14 +61,14 @@ def check_skipped(in_a_row: int, limit: int, folder: Path) -> None:
     if in_a_row >= limit:
         raise UserError(
             f"the last {in_a_row} steps had a loss or gradient that is not finite (details in {folder}); the last "
-            "checkpoint is good: lower --config.optim.lr, or lower --config.optim.clip_norm, or use "
-            "--config.dtype=float32, then run the same command in a new workdir with --config.init_from"
+            "checkpoint is good: lower optim.lr, or lower optim.clip_norm, or use dtype=float32, then run the same "
+            "command in a new workdir with init_from=THIS_WORKDIR"
         )
 
 
 @contextlib.contextmanager
-def memory_advice() -> Iterator[None]:
-    """Turns an out-of-memory failure of the device into one sentence naming the settings that help."""
+def explain_out_of_memory() -> Iterator[None]:
+    """Turns an out-of-memory failure of the device into one sentence with the settings that help."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -76,14 +76,25 @@ def memory_advice() -> Iterator[None]:
             raise
         raise UserError(
             f"the device is out of memory ({str(error).splitlines()[0][:160]}); try, in this order, "
-            "--config.dtype=bfloat16, --config.train.accum_steps=2 (or 4, 8), --config.train.remat=True, "
-            "a smaller --config.train.batch_size, smaller --config.data.buckets with smaller scales"
+            "dtype=bfloat16, train.accum_steps=2 (or 4, 8), train.remat=True, a smaller train.batch_size, smaller "
+            "data.buckets with smaller data.scales"
         ) from error
 
 
 def expect_progress(minutes: float) -> None:
-    """Call at every sign of progress: if the next call does not come within ``minutes``, all stacks are printed and
-    the process ends with status 1, so that a scheduler restarts it instead of paying for a hang. 0 switches it off."""
+    """To be called at every sign of progress. If the next call does not come within ``minutes``, all stacks are printed
+    and the process ends with status 1, so that a scheduler restarts it instead of paying for a hang. 0 switches it off.
+    """
     faulthandler.cancel_dump_traceback_later()
     if minutes > 0:
         faulthandler.dump_traceback_later(minutes * 60, exit=True)
+
+
+@contextlib.contextmanager
+def watch_progress(minutes: float) -> Iterator[None]:
+    """The context in which progress is expected (``expect_progress``)."""
+    expect_progress(minutes)
+    try:
+        yield
+    finally:
+        expect_progress(0)

@@ -15,15 +15,13 @@ A training row has ``step``, ``loss`` and whatever else the step measures; an ev
 
 import csv
 import datetime
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import shlex
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -31,7 +29,10 @@ import numpy as np
 from tqdm import tqdm
 
 from detr_jax import files
+from detr_jax.config import Config
+from detr_jax.config_forms import to_dict
 from detr_jax.evaluation import coco_eval, plots
+from detr_jax.training import run_record
 
 try:
     import tensorboardX
@@ -40,7 +41,6 @@ except ImportError:  # only tb/ is missing then
 
 CURVES_EVERY = 30.0  # seconds at least between two curves.png, ...
 CURVES_SHARE = 0.02  # ... and so many that drawing takes at most this share of the time
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools", "tensorflow-datasets")
 SHOWN = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "grad_norm", "lr", "images_per_second")
 
 
@@ -50,11 +50,11 @@ class Logbook:
     def __init__(
         self,
         workdir: str | os.PathLike,
-        config: dict,
+        config: Config,
         *,
         step: int = 0,
         steps: int,
-        sources: dict[str, str] | None = None,
+        notes: Sequence[str] = (),
         writes: bool | None = None,
         terminal: bool | None = None,
     ):
@@ -62,11 +62,11 @@ class Logbook:
 
         Args:
             workdir: made if missing.
-            config: plain settings, as they go into config.json.
+            config: the settings, for config.json.
             step: where the run goes on; rows of later steps, left by a run that was killed after its last
                 checkpoint, are dropped, so that the files equal those of an unbroken run.
             steps: how many the run will have.
-            sources: sha256 of each file of weights that the run starts from.
+            notes: sentences for the beginning of train.log.
             writes: whether this process writes; by default only process 0 does.
             terminal: whether to show a progress bar; by default if standard error is a terminal.
         """
@@ -95,10 +95,18 @@ class Logbook:
             terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True) if terminal else None
 
-        _write_lines(self._dir / "config.json", [json.dumps(config, indent=1, default=str)])
-        starts = _read_starts(self._dir / "run.json") + [_this_start(step) | {"weights_sha256": sources or {}}]
-        _write_lines(self._dir / "run.json", [json.dumps({"starts": starts}, indent=1)])
+        _write_lines(self._dir / "config.json", [json.dumps(to_dict(config), indent=1)])
+        self._starts = [*run_record.read_starts(self._dir / "run.json"), run_record.describe_start(step)]
+        run_record.write_starts(self._dir / "run.json", self._starts)
         self.say(f"{'continues at' if step else 'starts at'} step {step} of {steps}: {shlex.join(sys.argv)}")
+        for note in notes:
+            self.say(f"note: {note}")
+
+    def record_weights(self, digests: dict[str, str]) -> None:
+        """Adds the sha256 of each file of weights that the run starts from to ``run.json``."""
+        if self._writes:
+            self._starts[-1]["weights_sha256"] = digests
+            run_record.write_starts(self._dir / "run.json", self._starts)
 
     def write(self, row: dict) -> None:
         """Adds one row, with its ``step``, to every file. Values may be JAX or numpy scalars; they are fetched here."""
@@ -226,43 +234,6 @@ def _read_rows(path: Path, last_step: int) -> list[dict]:
     return rows
 
 
-def _read_starts(path: Path) -> list[dict]:
-    return json.loads(path.read_text())["starts"] if path.exists() else []
-
-
 def _write_lines(path: Path, lines) -> None:
     with files.replacing(path) as sibling:
         sibling.write_text("".join(line + "\n" for line in lines))
-
-
-def _this_start(step: int) -> dict:
-    return {
-        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "step": step,
-        "command": shlex.join([sys.executable, *sys.argv]),
-        "git": _git_commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "host": platform.node(),
-        "hosts": jax.process_count(),
-        "devices": [f"{device.device_kind} ({device.platform})" for device in jax.devices()],
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, "-dirty" when changed; None if it is not a checkout."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():  # an installed package may lie inside somebody else's repository
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

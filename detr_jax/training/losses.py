@@ -1,25 +1,28 @@
-"""The set prediction loss (section 3.1 of the paper): named, unweighted terms, one value per layer.
+"""The set prediction loss (section 3.1 of the paper): unweighted terms, one value per layer.
 
 All sums are divided by counts that are known before the model runs (``Normalizers``), so a batch cut into micro-batches
-gives the same gradient as the whole.
+gives the same gradient as the whole batch.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from detr_jax import boxes
-from detr_jax.structures import Array, Outputs, Predictions, Targets
+from detr_jax.config import LossConfig
+from detr_jax.structures import Array, Predictions, Targets
 from detr_jax.training.class_loss import ClassLoss
 
 
-class LossWeights(NamedTuple):
-    """Weight of each term in the total."""
+class Terms(NamedTuple):
+    """The terms of the loss after each of L layers; the names are those of the original's log."""
 
-    loss_ce: float = 1.0
-    loss_bbox: float = 5.0
-    loss_giou: float = 2.0
+    loss_ce: Float[Array, " L"]  # class
+    loss_bbox: Float[Array, " L"]  # L1 distance of the boxes
+    loss_giou: Float[Array, " L"]  # 1 - generalised IoU
 
 
 class Normalizers(NamedTuple):
@@ -29,114 +32,104 @@ class Normalizers(NamedTuple):
     class_weight: Float[Array, " G"]  # total weight of the class term, per group of images
 
 
-def normalizers(targets: Targets, num_queries: int, class_loss: ClassLoss, groups: int = 1) -> Normalizers:
+def make_normalizers(targets: Targets, num_queries: int, class_loss: ClassLoss, groups: int = 1) -> Normalizers:
     """The divisors for a global batch.
 
     Each target is matched to one query of its own, so the class term's total weight follows from the counts.
-    ``groups=1`` divides by the batch's weight; ``groups`` = number of devices reproduces the original, where each
-    process divides by its own weight and the results are averaged.
+    ``groups=1`` divides by the weight of the whole batch. ``groups`` = number of devices reproduces the original, where
+    each process divides by its own weight and the results are averaged.
     """
     counts = jnp.sum(targets.valid, axis=-1).astype(jnp.float32)  # [B]
     by_group = jnp.sum(class_loss.weight(counts, num_queries).reshape(groups, -1), axis=-1)
-    # At least 1 only where nothing weighs anything: the softmax always weighs something.
+    # With focal loss a group without objects has no weight; its loss is then divided by 1.
     return Normalizers(jnp.maximum(jnp.sum(counts), 1.0), jnp.where(by_group > 0, by_group, 1.0))
 
 
-def matched_classes(
+def target_classes(
     targets: Targets, query_of_target: Int[Array, "L B T"], num_queries: int, no_object: int
 ) -> Int[Array, "L B N"]:
-    """The class every query should predict: its target's, or no-object."""
+    """The class every query should predict: that of its target, or no-object."""
     layers, images, _ = query_of_target.shape
     labels = jnp.broadcast_to(targets.labels.astype(jnp.int32)[None], query_of_target.shape)
     layer, image = jnp.arange(layers)[:, None, None], jnp.arange(images)[None, :, None]
     empty = jnp.full((layers, images, num_queries), no_object, jnp.int32)
-    return empty.at[layer, image, query_of_target].set(labels, mode="drop")  # N, of invalid targets, is dropped
+    return empty.at[layer, image, query_of_target].set(labels, mode="drop")  # invalid targets have query N: dropped
 
 
-def losses(
+def set_losses(
     predictions: Predictions,
     targets: Targets,
     query_of_target: Int[Array, "L B T"],
-    divisors: Normalizers,
+    normalizers: Normalizers,
     class_loss: ClassLoss,
-    counted: Bool[Array, "B N"] | None = None,
-) -> dict[str, Float[Array, " L"]]:
-    """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of every layer, in float32, unweighted.
+    query_valid: Bool[Array, "B N"] | None = None,
+) -> Terms:
+    """The terms of every layer, in float32, unweighted. Queries that are not valid have no part in the class term."""
+    layers, _, queries, classes = predictions.logits.shape
 
-    Queries that are not ``counted`` have no part in the class term.
-    """
-    layers, images, queries, classes = predictions.logits.shape
-
-    wanted = matched_classes(targets, query_of_target, queries, class_loss.no_object(classes))
+    wanted = target_classes(targets, query_of_target, queries, class_loss.no_object(classes))
     of_query = class_loss.loss(predictions.logits.astype(jnp.float32), wanted)  # [L B N]
-    if counted is not None:
-        of_query = jnp.where(counted[None], of_query, 0.0)
-    groups = divisors.class_weight.shape[0]
+    if query_valid is not None:
+        of_query = jnp.where(query_valid[None], of_query, 0.0)
+    groups = normalizers.class_weight.shape[0]
     by_group = jnp.sum(of_query.reshape(layers, groups, -1), axis=-1)
-    loss_ce = jnp.mean(by_group / divisors.class_weight[None], axis=-1)
+    loss_ce = jnp.mean(by_group / normalizers.class_weight[None], axis=-1)
 
     query = jnp.minimum(query_of_target, queries - 1)[..., None]
     matched = jnp.take_along_axis(predictions.boxes.astype(jnp.float32), query, axis=2)  # [L B T 4]
-    # Selected before the arithmetic as well as after it: the gradient of |x - NaN| is NaN, even times 0.
+    # Replace invalid slots before the arithmetic as well as after it: the gradient of |x - NaN| is NaN, even times 0.
     target_boxes = jnp.where(targets.valid[..., None], targets.boxes, 0.0)[None]
     distance = jnp.sum(jnp.abs(matched - target_boxes), axis=-1)
     overlap = boxes.giou(boxes.to_xyxy(matched), boxes.to_xyxy(target_boxes))
 
-    def per_object(values):  # where, not times: what stands in an invalid slot must not matter, even if it is NaN
-        return jnp.sum(jnp.where(targets.valid[None], values, 0.0), axis=(1, 2)) / divisors.objects
+    def per_object(values):  # where, not a product: NaN in an invalid slot must not matter
+        return jnp.sum(jnp.where(targets.valid[None], values, 0.0), axis=(1, 2)) / normalizers.objects
 
-    return {"loss_ce": loss_ce, "loss_bbox": per_object(distance), "loss_giou": per_object(1.0 - overlap)}
+    return Terms(loss_ce, per_object(distance), per_object(1.0 - overlap))
 
 
 def denoising_losses(
     denoised: Predictions, targets: Targets, objects: Float[Array, ""], class_loss: ClassLoss
-) -> dict[str, Float[Array, " L"]]:
-    """The same terms for noised objects, whose target needs no matching; a mean over their groups.
+) -> Terms:
+    """The same terms for noised objects, whose targets need no matching; a mean over their groups.
 
     Args:
       denoised: of the groups one after another, [L B G*T ...].
       objects: targets in the global batch, at least 1.
     """
-    layers, images, noised, _ = denoised.logits.shape
+    layers, images, count, _ = denoised.logits.shape
     slots = targets.valid.shape[1]
 
     def groups_as_layers(x):  # [L B G*T c] -> [L*G B T c]
-        x = x.reshape(layers, images, noised // slots, slots, -1)
+        x = x.reshape(layers, images, count // slots, slots, -1)
         return jnp.swapaxes(x, 1, 2).reshape(-1, images, slots, x.shape[-1])
 
-    by_group = Predictions(*map(groups_as_layers, denoised))
+    by_group = Predictions(groups_as_layers(denoised.logits), groups_as_layers(denoised.boxes))
     own = jnp.where(targets.valid, jnp.arange(slots, dtype=jnp.int32)[None], slots)
     own = jnp.broadcast_to(own[None], (by_group.logits.shape[0], *own.shape))
-    divisors = Normalizers(objects, objects[None])
-    terms = losses(by_group, targets, own, divisors, class_loss, counted=targets.valid)
-    return {name: jnp.mean(values.reshape(layers, -1), axis=1) for name, values in terms.items()}
+    terms = set_losses(by_group, targets, own, Normalizers(objects, objects[None]), class_loss, targets.valid)
+    return jax.tree.map(lambda values: jnp.mean(values.reshape(layers, -1), axis=1), terms)
 
 
-def counted(decoded: Predictions, auxiliary: bool) -> Predictions:
-    """Every decoder layer, or only the last."""
-    return decoded if auxiliary else Predictions(*(values[-1:] for values in decoded))
+def keep_layers(decoded: Predictions, auxiliary: bool) -> Predictions:
+    """Every decoder layer with ``auxiliary`` losses, else only the last."""
+    return decoded if auxiliary else Predictions(decoded.logits[-1:], decoded.boxes[-1:])
 
 
-def layers_of(outputs: Outputs, auxiliary: bool) -> Predictions:
-    """Everything that is matched: the encoder's proposals, if any, then the decoder layers that count."""
-    decoded = counted(Predictions(outputs.logits, outputs.boxes), auxiliary)
-    if outputs.proposals is None:
-        return decoded
-    return Predictions(*(jnp.concatenate(pair) for pair in zip(outputs.proposals, decoded, strict=True)))
+def stack_layers(predictions: Predictions, auxiliary: bool) -> Predictions:
+    """Everything that is matched, as layers: the encoder's proposals, if any, then the decoder layers."""
+    decoded, proposals = keep_layers(predictions, auxiliary), predictions.proposals
+    if proposals is None:
+        return Predictions(decoded.logits, decoded.boxes)
+    return Predictions(
+        jnp.concatenate([proposals.logits, decoded.logits]), jnp.concatenate([proposals.boxes, decoded.boxes])
+    )
 
 
-def apart(terms: dict[str, Float[Array, " L"]], suffix: str, first: int) -> dict[str, Array]:
-    """The same terms, with the ``first`` layers under names of their own."""
-    named = {}
-    for name, values in terms.items():
-        named |= {name + suffix: values[:first], name: values[first:]}
-    return named
-
-
-def total(terms: dict[str, Float[Array, " _"]], weights: LossWeights) -> Float[Array, ""]:
-    """The number that is minimised: every layer's terms, weighted by the kind that their names begin with."""
-    kinds = weights._asdict()
-    return sum(kinds["_".join(name.split("_")[:2])] * jnp.sum(values) for name, values in terms.items())
+def total_loss(terms: Iterable[Terms], weights: LossConfig) -> Float[Array, ""]:
+    """The number that is minimised: all terms of all layers, weighted."""
+    factors = (weights.class_weight, weights.bbox_weight, weights.giou_weight)
+    return sum(factor * jnp.sum(values) for one in terms for factor, values in zip(factors, one, strict=True))
 
 
 class Errors(NamedTuple):
@@ -147,15 +140,18 @@ class Errors(NamedTuple):
     miscounted: Float[Array, " L"]  # |queries that claim an object - objects|, summed over images
     images: Float[Array, ""]
 
-    def figures(self) -> dict[str, Array]:
-        """``class_error`` in percent (100 for a batch without objects, as in the original), ``cardinality_error``."""
-        return {
-            "class_error": 100.0 * (1.0 - self.correct / jnp.maximum(self.objects, 1.0)),
-            "cardinality_error": self.miscounted / self.images,
-        }
+    @property
+    def class_error(self) -> Float[Array, ""]:
+        """Wrongly classified targets in percent; 100 for a batch without objects, as in the original."""
+        return 100.0 * (1.0 - self.correct / jnp.maximum(self.objects, 1.0))
+
+    @property
+    def cardinality_error(self) -> Float[Array, " L"]:
+        """Mean difference between the number of claimed and of real objects."""
+        return self.miscounted / self.images
 
 
-def errors(
+def count_errors(
     predictions: Predictions, targets: Targets, query_of_target: Int[Array, "L B T"], class_loss: ClassLoss
 ) -> Errors:
     """Counts for the log; no gradient is meant to flow through them."""

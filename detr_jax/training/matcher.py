@@ -12,23 +12,14 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int
 
 from detr_jax import boxes
-from detr_jax.structures import Array, Predictions, Targets
+from detr_jax.config import LossConfig
 from detr_jax.ops import assignment, assignment_kernel
+from detr_jax.structures import Array, Predictions, Targets
 from detr_jax.training.class_loss import ClassLoss, Softmax
 
 # Both give a matching of the same cost. The kernel is for GPUs and stays a choice until it has been timed on one.
 SOLVERS = {"loop": assignment.solve, "pallas": assignment_kernel.solve}
-
-
-class CostWeights(NamedTuple):
-    """What a unit of each distance costs (section A.4 of the paper)."""
-
-    class_: float = 1.0
-    bbox: float = 5.0
-    giou: float = 2.0
-
-
-PUBLISHED = CostWeights()
+PUBLISHED = LossConfig()  # section A.4 of the paper
 SOFTMAX = Softmax()
 
 
@@ -41,7 +32,7 @@ class Matches(NamedTuple):
 
 
 def matching_cost(
-    predictions: Predictions, targets: Targets, weights: CostWeights = PUBLISHED, class_loss: ClassLoss = SOFTMAX
+    predictions: Predictions, targets: Targets, weights: LossConfig = PUBLISHED, class_loss: ClassLoss = SOFTMAX
 ) -> Float[Array, "L B T N"]:
     """Cost of giving each target to each query: its class, L1 of the boxes and -GIoU, weighted; float32."""
     costs = class_loss.cost(predictions.logits.astype(jnp.float32))
@@ -53,24 +44,24 @@ def matching_cost(
     wanted = targets.boxes[None, :, :, None]  # [1 B T 1 4]
     distance = jnp.sum(jnp.abs(predicted - wanted), axis=-1)
     overlap = boxes.giou(boxes.to_xyxy(predicted), boxes.to_xyxy(wanted))
-    return weights.bbox * distance + weights.class_ * of_class - weights.giou * overlap
+    return weights.bbox_cost * distance + weights.class_cost * of_class - weights.giou_cost * overlap
 
 
 def match(
     predictions: Predictions,
     targets: Targets,
-    weights: CostWeights = PUBLISHED,
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
+    weights: LossConfig = PUBLISHED,
     class_loss: ClassLoss = SOFTMAX,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
     solver: assignment.Solver = assignment.solve,
 ) -> Matches:
     """Matches all layers and images in one call; no gradient flows through it.
 
-    With a ``mesh`` the batch is solved shard by shard: left to the partitioner, the loop's condition would become
-    a collective per turn.
+    With a ``mesh`` each device solves its own part of the batch: left to the partitioner, the loop's condition would
+    become a collective in every turn.
     """
 
-    def local(logits, predicted_boxes, targets):
+    def match_shard(logits, predicted_boxes, targets):
         cost = matching_cost(Predictions(logits, predicted_boxes), targets, weights, class_loss)
         layers, images, slots, queries = cost.shape
         counts = jnp.broadcast_to(jnp.sum(targets.valid, -1, dtype=jnp.int32)[None], (layers, images))
@@ -80,10 +71,11 @@ def match(
     if mesh is not None:
         batch = PartitionSpec(mesh.axis_names)
         layers_batch = PartitionSpec(None, mesh.axis_names)
-        local = jax.shard_map(
-            local,
+        match_shard = jax.shard_map(
+            match_shard,
             mesh=mesh,
             in_specs=(layers_batch, layers_batch, batch),
             out_specs=Matches(layers_batch, batch, batch),
         )
-    return jax.tree.map(lax.stop_gradient, local(*jax.tree.map(lax.stop_gradient, (*predictions, targets))))
+    inputs = jax.tree.map(lax.stop_gradient, (predictions.logits, predictions.boxes, targets))
+    return jax.tree.map(lax.stop_gradient, match_shard(*inputs))

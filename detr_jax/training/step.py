@@ -8,14 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from detr_jax.ops import resample as preprocess
+from detr_jax.config import Config
 from detr_jax.models.network import Arrays, Network
-from detr_jax.structures import Batch
-from detr_jax.ops import assignment
+from detr_jax.structures import Batch, Categories
 from detr_jax.training import losses, matcher, optimizer
-from detr_jax.training.class_loss import ClassLoss
-from detr_jax.training.denoising import noised
-from detr_jax.weights.sources import LABELS
+from detr_jax.training.class_loss import ClassLoss, make_class_loss
+from detr_jax.training.denoising import add_noise
 
 
 class TrainState(NamedTuple):
@@ -30,109 +28,118 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
 
     @property
-    def best_params(self) -> Arrays:
-        """The arrays to evaluate with: averaged ones where there are any."""
+    def arrays(self) -> Arrays:
+        """The arrays to evaluate with: averaged where there is an average."""
         return {**self.params, **self.average, **self.frozen}
 
 
 class Recipe(NamedTuple):
-    """The settings of a step; all are fixed when it is compiled."""
+    """What a training step is made of; all of it is fixed when the step is compiled."""
 
-    cost_weights: matcher.CostWeights
-    loss_weights: losses.LossWeights
-    class_loss: ClassLoss
-    auxiliary: bool  # losses after every decoder layer, not only the last
-    normalizer_groups: int  # see losses.normalizers
-    clip_norm: float
-    accum_steps: int
-    average_decay: float  # of the moving average; 0 is off
-    seed: int
-    denoising_groups: int = 0  # 0: no denoising
-    cached_stage: int = 0  # of the backbone, whose features the batches hold instead of pixels; 0: pixels
-    solver: assignment.Solver = assignment.solve  # of the matching
-    crop_max: int = 0  # pixels, of a side of the crops that are made of photos as they were read
+    config: Config
+    network: Network
+    tx: optax.GradientTransformation
+    categories: Categories
+    mesh: jax.sharding.Mesh | None = None
 
+    @property
+    def class_loss(self) -> ClassLoss:
+        """What class scores cost in the matching and in the loss."""
+        return make_class_loss(self.config)
 
-def init_state(arrays: Arrays, network: Network, freeze: tuple[str, ...], tx, average_decay: float) -> TrainState:
-    """The state before step 0, for freshly initialised or loaded ``arrays``."""
-    params, frozen = network.partition(arrays, freeze)
-    zero = jnp.zeros([], jnp.int32)
-    average = {name: array.copy() for name, array in params.items()} if average_decay else {}
-    return TrainState(zero, params, frozen, tx.init(params), average, zero, zero)
+    @property
+    def normalizer_groups(self) -> int:
+        """Into how many groups the batch is cut for the class term's divisor; see ``losses.make_normalizers``."""
+        return self.mesh.size if self.mesh is not None and self.config.loss.normalizer == "per_device" else 1
 
 
-def _micro_batches(batch: Batch, count: int) -> Batch:
-    """[B ...] -> [count B/count ...], every micro-batch strided over the batch so that no image changes its device."""
+class Sums(NamedTuple):
+    """Figures of a batch for the log; those of micro-batches add up to those of the whole batch."""
+
+    terms: dict[str, losses.Terms]  # "" for the decoder, "_enc" for the encoder's proposals, "_dn" for noised objects
+    errors: losses.Errors  # the encoder's proposals are the first layer, where there are any
+    matcher_turns: jax.Array
+    matcher_nonfinite: jax.Array
+
+
+def split_batch(batch: Batch, count: int) -> Batch:
+    """[B ...] -> [count B/count ...]. Each micro-batch is strided over the batch, so no image changes its device."""
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
 
 
-def gradients(state: TrainState, batch: Batch, network: Network, recipe: Recipe, mesh=None, canvas=None):
-    """Gradient of the loss over the whole batch, and sums for the log.
+def batch_loss(
+    params: Arrays, frozen: Arrays, part: Batch, whole: Batch, key: jax.Array, recipe: Recipe
+) -> tuple[jax.Array, Sums]:
+    """The loss of a (micro-)batch, divided by the counts of the ``whole`` batch, and what the log wants to know."""
+    config, class_loss = recipe.config, recipe.class_loss
+    noised, groups = None, config.model.denoising
+    if groups:
+        noised = add_noise(part.targets, groups, len(recipe.categories.ids), jax.random.fold_in(key, 0))
+    predictions = recipe.network.apply({**params, **frozen}, part.inputs, key, noised)
+    layers = losses.stack_layers(predictions, config.loss.auxiliary)
+    normalizers = losses.make_normalizers(whole.targets, layers.logits.shape[2], class_loss, recipe.normalizer_groups)
+    solver = matcher.SOLVERS[config.train.matcher]
+    matches = matcher.match(layers, part.targets, config.loss, class_loss, recipe.mesh, solver)
+    all_terms = losses.set_losses(layers, part.targets, matches.query_of_target, normalizers, class_loss)
+    terms = {"": all_terms}
+    if predictions.proposals is not None:
+        terms = {"_enc": jax.tree.map(lambda x: x[:1], all_terms), "": jax.tree.map(lambda x: x[1:], all_terms)}
+    if predictions.denoised is not None:
+        denoised = losses.keep_layers(predictions.denoised, config.loss.auxiliary)
+        terms["_dn"] = losses.denoising_losses(denoised, part.targets, normalizers.objects, class_loss)
+    errors = losses.count_errors(layers, part.targets, matches.query_of_target, class_loss)
+    sums = Sums(terms, errors, jnp.max(matches.turns), jnp.sum(matches.nonfinite))
+    return losses.total_loss(terms.values(), config.loss), sums
 
-    Returns:
-      (gradients by name, {loss name: [L]}, losses.Errors, matcher figures). Terms of the encoder's proposals end in
-      ``_enc``, those of noised objects in ``_dn``. With ``accum_steps`` > 1 they are those of
-      one big batch: terms are divided by counts of the whole batch and added up.
+
+def compute_gradients(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[Arrays, Sums]:
+    """Gradient of the loss over the whole batch, by name, and sums for the log.
+
+    With ``accum_steps`` > 1 both are those of one big batch: terms are divided by counts of the whole batch and added.
     """
-    class_loss = recipe.class_loss
+    config = recipe.config
     # 'rbg' is the hardware generator: cheaper than threefry, and dropout is asked for a dozen times a layer.
-    step_key = jax.random.fold_in(jax.random.key(recipe.seed, impl="rbg"), state.step)
+    step_key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), state.step)
+    differentiate = jax.grad(batch_loss, has_aux=True)
 
-    def loss(params: Arrays, images: Batch, index):
-        images = preprocess.seen(images, canvas, recipe.crop_max)
-        key = jax.random.fold_in(step_key, index)
-        noise = None
-        if recipe.denoising_groups:
-            noise_key = jax.random.fold_in(key, 0)
-            num_classes = network.shapes[LABELS].shape[0]
-            noise = noised(images.targets, recipe.denoising_groups, num_classes, noise_key)
-        arrays = {**params, **state.frozen}
-        outputs = network.apply(arrays, images.images, images.sizes, key, noise, recipe.cached_stage)
-        layers = losses.layers_of(outputs, recipe.auxiliary)
-        num_queries = layers.logits.shape[2]
-        divisors = losses.normalizers(batch.targets, num_queries, class_loss, recipe.normalizer_groups)
-        matches = matcher.match(layers, images.targets, recipe.cost_weights, mesh, class_loss, recipe.solver)
-        terms = losses.losses(layers, images.targets, matches.query_of_target, divisors, class_loss)
-        if outputs.proposals is not None:
-            terms = losses.apart(terms, "_enc", 1)
-        if outputs.denoised is not None:
-            denoised = losses.counted(outputs.denoised, recipe.auxiliary)
-            denoised = losses.denoising_losses(denoised, images.targets, divisors.objects, class_loss)
-            terms |= {f"{name}_dn": values for name, values in denoised.items()}
-        figures = {"matcher_turns": jnp.max(matches.turns), "matcher_nonfinite": jnp.sum(matches.nonfinite)}
-        errors = losses.errors(layers, images.targets, matches.query_of_target, class_loss)
-        return losses.total(terms, recipe.loss_weights), (terms, errors, figures)
+    def of_part(part: Batch, index) -> tuple[Arrays, Sums]:
+        return differentiate(state.params, state.frozen, part, batch, jax.random.fold_in(step_key, index), recipe)
 
-    def one(images: Batch, index):
-        grads, logged = jax.grad(loss, has_aux=True)(state.params, images, index)
-        return grads, *logged
-
-    if recipe.accum_steps == 1:
-        return one(batch, 0)
-    parts = _micro_batches(batch, recipe.accum_steps)
-    first = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), 0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-    indices = jnp.arange(recipe.accum_steps)
+    count = config.train.accum_steps
+    if count == 1:
+        return of_part(batch, 0)
+    parts = split_batch(batch, count)
+    shapes = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], parts), 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add(sums, part):
-        return jax.tree.map(jnp.add, sums, one(*part)), None
+        return jax.tree.map(jnp.add, sums, of_part(*part)), None
 
-    return lax.scan(add, zeros, (parts, indices))[0]
+    return lax.scan(add, zeros, (parts, jnp.arange(count)))[0]
 
 
-def log_names(terms: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """{'loss_ce': [L]} -> the original's names: 'loss_ce_0' ... for the auxiliary layers, 'loss_ce' for the last."""
+def name_layers(name: str, values: jax.Array) -> dict[str, jax.Array]:
+    """[L] values under the original's names: 'loss_ce_0', ... for the auxiliary layers, 'loss_ce' for the last."""
+    last = values.shape[0] - 1
+    return {name if layer == last else f"{name}_{layer}": values[layer] for layer in range(last + 1)}
+
+
+def name_figures(sums: Sums) -> dict[str, jax.Array]:
+    """The sums as scalars by their names in the log."""
     named = {}
-    for name, values in terms.items():
-        for layer in range(values.shape[0]):
-            last = layer == values.shape[0] - 1
-            named[name if last else f"{name}_{layer}"] = values[layer]
-    return named
+    for suffix, terms in sums.terms.items():
+        for term, values in terms._asdict().items():
+            named |= name_layers(f"{term}{suffix}", values)
+    cardinality = sums.errors.cardinality_error
+    if "_enc" in sums.terms:
+        named["cardinality_error_enc"], cardinality = cardinality[0], cardinality[1:]
+    named |= {"class_error": sums.errors.class_error} | name_layers("cardinality_error", cardinality)
+    return named | {"matcher_turns": sums.matcher_turns, "matcher_nonfinite": sums.matcher_nonfinite}
 
 
-@partial(jax.jit, static_argnames=("tx", "decay"))  # of its own: traced once, not for every canvas
-def _renewed(state: TrainState, grads: Arrays, finite: jax.Array, tx: optax.GradientTransformation, decay: float):
-    """Parameters, optimizer and average after a step; as they were, unless it is ``finite``."""
+@partial(jax.jit, static_argnames=("tx", "decay"))  # jitted separately so that it is traced once for all canvases
+def update_state(state: TrainState, grads: Arrays, finite: jax.Array, tx: optax.GradientTransformation, decay: float):
+    """(parameters, optimizer's state, average) after a step; unchanged where it is not ``finite``."""
     updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
     params = jax.tree.map(lambda old, update: jnp.where(finite, old + update, old), state.params, updates)
     average = {
@@ -141,48 +148,29 @@ def _renewed(state: TrainState, grads: Arrays, finite: jax.Array, tx: optax.Grad
     return params, opt_state, average
 
 
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    network: Network,
-    tx: optax.GradientTransformation,
-    recipe: Recipe,
-    mesh=None,
-    canvas: tuple[int, int] | None = None,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step; returns the new state and scalars for the log.
 
-    ``canvas`` is the (height, width) on which images are looked at, for batches with views.
-
-    If the loss or the gradient norm is not finite, parameters, optimizer and average stay as they were, and the step is
-    counted: one bad batch costs one step, not a run.
+    If the loss or the gradient norm is not finite, parameters, optimizer and average stay as they were and the step is
+    counted as skipped: one bad batch costs one step, not a run.
     """
-    grads, terms, errors, figures = gradients(state, batch, network, recipe, mesh, canvas)
-    total = losses.total(terms, recipe.loss_weights)
-    grads, norm = optimizer.clip(grads, recipe.clip_norm)
-    # With a finite norm the updates are finite too: the squares that Adam sums are below the norm's, and the trainer
-    # refuses absurd learning rates. So nothing has to look at them.
+    config = recipe.config
+    grads, sums = compute_gradients(state, batch, recipe)
+    total = losses.total_loss(sums.terms.values(), config.loss)
+    grads, norm = optimizer.clip_by_norm(grads, config.optim.clip_norm)
+    # A finite norm gives finite updates: the squares that Adam sums are below the norm's, and config_check refuses
+    # learning rates that could overflow. So the updates need no check of their own.
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
-    params, opt_state, average = _renewed(state, grads, finite, tx, recipe.average_decay)
+    params, opt_state, average = update_state(state, grads, finite, recipe.tx, config.train.average_decay)
     skipped = (~finite).astype(jnp.int32)
-    figures_of_errors = errors.figures()
-    metrics = {
-        "loss": total,
-        **log_names(terms),
-        "class_error": figures_of_errors["class_error"],
-        **log_names({"cardinality_error": figures_of_errors["cardinality_error"]}),
-        "grad_norm": norm,
-        **figures,
-        "skipped": skipped,
-    }
+    metrics = {"loss": total, **name_figures(sums), "grad_norm": norm, "skipped": skipped}
     new_state = TrainState(
-        state.step + 1,
-        params,
-        state.frozen,
-        opt_state,
-        average,
-        state.skipped + skipped,
-        jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        step=state.step + 1,
+        params=params,
+        frozen=state.frozen,
+        optimizer=opt_state,
+        average=average,
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
     return new_state, metrics

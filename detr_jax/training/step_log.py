@@ -1,0 +1,65 @@
+"""The rows of the log: means over the steps since the last row."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from detr_jax.batches.plan import TrainPlan
+from detr_jax.config import OptimConfig
+from detr_jax.training.calendar import Calendar
+from detr_jax.training.optimizer import make_schedule
+
+
+class StepLog:
+    """Collects the metrics of steps, which are still being computed, until a row is due.
+
+    Args:
+      plan: tells the images of each step.
+      optim: tells the learning rate of each step.
+    """
+
+    def __init__(self, plan: TrainPlan, calendar: Calendar, optim: OptimConfig):
+        self._plan, self._calendar, self._lr = plan, calendar, optim.lr
+        self._schedule = make_schedule(optim, calendar.total_steps, calendar.steps_per_epoch)
+        self._steps: list[tuple[int, dict, float]] = []
+        self._begin = time.monotonic()
+
+    def add(self, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
+        """Adds a step, counted from 1; ``waited`` is how many seconds its batch was waited for."""
+        self._steps.append((step, metrics, waited))
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """The time inside this context is not that of the steps."""
+        begin = time.monotonic()
+        yield
+        self._begin += time.monotonic() - begin
+
+    def take_row(self) -> tuple[dict, list[dict]]:
+        """The row of the steps since the last one, and the steps among them that were skipped.
+
+        Here the host waits for the device, and nowhere else.
+        """
+        steps, metrics, waits = zip(*self._steps, strict=True)
+        metrics = jax.device_get(list(metrics))
+        seconds, last = time.monotonic() - self._begin, steps[-1]
+        row = {"step": last, "epoch": last / self._calendar.steps_per_epoch}
+        row |= {key: float(np.mean([one[key] for one in metrics])) for key in metrics[0]}
+        row["skipped"] = int(sum(one["skipped"] for one in metrics))
+        row["lr"] = float(self._schedule(last - 1)) * self._lr
+        row["images_per_second"] = len(steps) * self._plan.batch_size / seconds
+        row["data_wait"] = sum(waits) / seconds
+        memory = jax.local_devices()[0].memory_stats()
+        if memory:
+            row["device_memory"] = memory["peak_bytes_in_use"]
+        skipped = [
+            {"step": step - 1, "image_ids": self._plan[step - 1].image_ids.tolist()}
+            | {key: float(value) for key, value in one.items()}
+            for step, one in zip(steps, metrics, strict=True)
+            if one["skipped"]
+        ]
+        self._steps, self._begin = [], time.monotonic()
+        return row, skipped

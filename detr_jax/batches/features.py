@@ -10,20 +10,20 @@ from collections.abc import Callable
 import numpy as np
 
 from detr_jax.batches.inputs import ImageSource, Objects, PixelReader, clear_margins
-from detr_jax.structures import Array, Bucket, Features, Pixels, View
+from detr_jax.structures import Array, Bucket, Features, View
 
 
 class FeatureReader:
     """Reads ``Features`` in float16; each view is computed once. Threads may share it.
 
     Args:
-      compute: one image on any canvas -> its features [1 h w C].
+      compute: (pixels [1 H W 3], sizes [1 2]) of one image on any canvas -> its features [1 h w C].
       stage: of the backbone: 1 for layer1, ...
       stride: pixels a feature cell is wide.
       channels: C.
     """
 
-    def __init__(self, compute: Callable[[Pixels], Array], stage: int, stride: int, channels: int):
+    def __init__(self, compute: Callable[[np.ndarray, np.ndarray], Array], stage: int, stride: int, channels: int):
         self._compute, self._stage, self._stride, self._channels = compute, stage, stride, channels
         self._pixels = PixelReader()
         self._kept: dict[tuple, tuple[np.ndarray, Objects]] = {}
@@ -42,7 +42,7 @@ class FeatureReader:
             one = self._pixels.empty(bucket, 1)
             objects = self._pixels.read(images, index, view, bucket, one, 0)
             h, w = (-(-int(side) // self._stride) for side in view.size)
-            features = np.asarray(self._compute(one))[0, :h, :w].astype(np.float16)
+            features = np.asarray(self._compute(*one))[0, :h, :w].astype(np.float16)
             with self._lock:
                 self._kept[key] = features, objects
         features, objects = self._kept[key]

@@ -1,19 +1,20 @@
-"""The recipe's distribution and rounding against the original's, its pixels against a plain Pillow chain."""
+"""Distribution and rounding of views against the original's rules, their pixels against a chain of Pillow calls."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detr_jax.batches import augmentation
-from detr_jax.batches.augmentation import Augmentation, View
+from detr_jax.config import DataConfig
+from detr_jax.structures import View
 
-RECIPE = Augmentation()
+RECIPE = DataConfig()
 SIZES = np.array([[480, 640], [640, 480], [427, 640], [500, 500], [51, 640], [1333, 800], [240, 320], [3000, 2000]])
 
 
-def views_of(size, count=20_000, settings=RECIPE, seed=0):
+def views_of(size, count=20_000, data=RECIPE, seed=0):
     sizes = np.tile(np.array(size), (count, 1))
-    return augmentation.views(sizes, np.random.default_rng(seed).random((count, augmentation.DRAWS)), settings)
+    return augmentation.views(sizes, np.random.default_rng(seed).random((count, augmentation.DRAWS)), data)
 
 
 def original_size(height, width, scale, max_size=None):
@@ -38,8 +39,14 @@ def test_size_rule(max_size):
 
 
 def test_known_size():
-    """The two cats at 800: the figure every DETR implementation quotes."""
-    assert views_of((480, 640), 1, augmentation.evaluation()).size.tolist() == [[800, 1066]]
+    """The two cats at a short side of 800: the size that every DETR implementation quotes."""
+    assert views_of((480, 640), 1, augmentation.evaluation_settings(RECIPE)).size.tolist() == [[800, 1066]]
+
+
+def test_evaluation_settings_allow_one_view():
+    data = augmentation.evaluation_settings(DataConfig(scales=(300, 500, 400), flip_vertical=1.0))
+    found = views_of((480, 640), 100, data)
+    assert not found.flip.any() and (found.resize == (480, 640)).all() and (found.size == (500, 666)).all()
 
 
 @pytest.mark.parametrize("size", SIZES.tolist())
@@ -75,11 +82,11 @@ def test_distribution():
     assert abs(np.corrcoef(height, width)[0, 1]) < 0.03
 
 
-def test_slim_images_are_not_cropped():
+def test_elongated_images_are_not_cropped():
     assert (views_of((30, 5000), 100).resize == (30, 5000)).all()
 
 
-def test_an_images_view_depends_on_its_own_numbers_only():
+def test_a_view_depends_on_its_own_numbers_only():
     uniforms = np.random.default_rng(3).random((len(SIZES), augmentation.DRAWS))
     together = augmentation.views(SIZES, uniforms, RECIPE)
     for row in range(len(SIZES)):
@@ -89,7 +96,7 @@ def test_an_images_view_depends_on_its_own_numbers_only():
 
 
 def pillow_chain(image, view):
-    """The original's order of operations, one Pillow call a line."""
+    """The original's order of operations, one Pillow call each."""
     (rh, rw), (top, left, height, width), (fh, fw) = view.resize.tolist(), view.crop.tolist(), view.size.tolist()
     picture = Image.fromarray(image)
     if view.flip:
@@ -99,7 +106,7 @@ def pillow_chain(image, view):
     return np.asarray(picture.resize((fw, fh), Image.Resampling.BILINEAR))
 
 
-SMALL = Augmentation(scales=(48, 64, 80), max_size=133, crop_scales=(40, 50, 60), crop_min=38, crop_max=60)
+SMALL = DataConfig(scales=(48, 64, 80), max_size=133, crop_scales=(40, 50, 60), crop_min=38, crop_max=60)
 
 
 def test_pixels_are_pillows():
@@ -114,7 +121,7 @@ def test_pixels_are_pillows():
 def test_boxes_follow_the_pixels(size):
     """A rectangle is painted, the view applied to both, and the box compared with where the paint is."""
     rng = np.random.default_rng(0)
-    views = views_of(size, 60, Augmentation(scales=(200, 300), max_size=500, crop_scales=(250, 350), crop_min=150))
+    views = views_of(size, 60, DataConfig(scales=(200, 300), max_size=500, crop_scales=(250, 350), crop_min=150))
     found = 0
     for row in range(60):
         corner, extent = rng.integers(0, 150, 2), rng.integers(80, 140, 2)

@@ -1,34 +1,46 @@
 """The plan: a function of (seed, step), every image shown, every image on a canvas that holds it."""
 
+import dataclasses
 import json
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from detr_jax.batches.augmentation import Augmentation, evaluation
-from detr_jax.batches.canvases import COCO, Bucket, fit, with_room
-from detr_jax.batches.plan import EvalPlan, TrainPlan
-from detr_jax.batches.plan import digest as digest_of_batches
+from detr_jax.batches import plan as plans
+from detr_jax.batches.plan import TrainPlan, make_evaluation_plan, make_train_plan
+from detr_jax.config import COCO_BUCKETS, Config, DataConfig, ModelConfig, TrainConfig
 from detr_jax.errors import UserError
+from detr_jax.structures import Bucket
+
+DATA = DataConfig()
 
 
-def dataset(images, seed=0):
+class Table(NamedTuple):
+    """What a plan needs to know of images."""
+
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    target_counts: np.ndarray
+
+
+def table(images, seed=0):
     """Ids, sizes and target counts as varied as COCO's, and more: panoramas, tiny ones, crowded ones."""
     rng = np.random.default_rng(seed)
     sizes = rng.choice([[480, 640], [427, 640], [640, 480], [500, 333], [640, 640]], images)
     sizes[: images // 10] = rng.integers(60, 1500, (images // 10, 2))
     counts = np.minimum(rng.geometric(0.12, images) - 1, 90)
     counts[::50] = rng.integers(65, 100, len(counts[::50]))
-    return 10 + 3 * np.arange(images), sizes.astype(np.int32), counts.astype(np.int32)
+    return Table(10 + 3 * np.arange(images), sizes.astype(np.int32), counts.astype(np.int32))
 
 
 def train_plan(images, batch_size, seed=0):
-    return TrainPlan(*dataset(images), Augmentation(), COCO, batch_size, seed)
+    return TrainPlan(table(images), DATA, batch_size, seed)
 
 
 def digest(batches, steps):
-    return digest_of_batches(batches[step] for step in steps)
+    return plans.digest(batches[step] for step in steps)
 
 
 def check_fits(plan, batch, sizes, counts):
@@ -42,7 +54,7 @@ def check_fits(plan, batch, sizes, counts):
 
 @pytest.mark.parametrize("images, batch_size", [(600, 4), (601, 16), (128, 16), (37, 8), (16, 16)])
 def test_an_epoch_shows_every_image_once(images, batch_size):
-    ids, sizes, counts = dataset(images)
+    ids, sizes, counts = table(images)
     plan = train_plan(images, batch_size)
     assert plan.steps_per_epoch == images // batch_size
     left_out = []
@@ -83,10 +95,10 @@ def test_epochs_and_seeds_differ():
     assert digest(plan, range(25)) != digest(plan, range(25, 50))
 
 
-def test_the_digest_is_the_same_everywhere_and_for_ever():
-    """Checkpoints remember nothing but the step, so this number may change only with a word to the users."""
+def test_the_digest_never_changes():
+    """A checkpoint remembers only the step: if this number changes, no run resumes on the data it started with."""
     sizes = np.tile([[480, 640], [640, 427], [375, 500]], (50, 1))
-    plan = TrainPlan(np.arange(150), sizes, np.arange(150) % 80, Augmentation(), COCO, 8, seed=7)
+    plan = TrainPlan(Table(np.arange(150), sizes, np.arange(150) % 80), DATA, 8, seed=7)
     assert digest(plan, range(40))[:16] == "a2d70cf62623dfee"
 
 
@@ -125,50 +137,30 @@ def test_hosts_share_a_batch():
         batch.shard(0, 3)
 
 
+def test_the_plan_of_a_run_has_room_for_every_target():
+    images = table(200)._replace(target_counts=np.full(200, 120))
+    config = Config(seed=3, model=ModelConfig(num_queries=150), train=TrainConfig(batch_size=8))
+    plan = make_train_plan(config, images)
+    assert max(bucket.targets for bucket in plan.buckets) == 120
+    roomy = dataclasses.replace(DATA, buckets=plan.buckets)
+    assert digest(plan, range(30)) == digest(TrainPlan(images, roomy, 8, seed=3), range(30))
+    with pytest.raises(UserError, match="image 10 has 120 objects .* set model.num_queries=120"):
+        make_train_plan(dataclasses.replace(config, model=ModelConfig(num_queries=100)), images)
+    with pytest.raises(UserError, match="no image"):
+        make_train_plan(config, table(0))
+
+
 def test_no_images():
     with pytest.raises(UserError, match="no image"):
         train_plan(0, 8)
 
 
-def test_the_smallest_canvas_is_chosen():
-    rng = np.random.default_rng(0)
-    sizes, counts = rng.integers(300, 1345, (500, 2)), rng.integers(0, 100, 500)
-    chosen, scaled = fit(sizes[:, None], counts[:, None], COCO)
-    for row, ((height, width), count) in enumerate(zip(sizes, counts, strict=True)):
-        holding = [b for b in COCO if b.height >= height and b.width >= width and b.targets >= count]
-        if holding:
-            assert COCO[chosen[row]] == min(holding, key=lambda b: b.area)
-            assert scaled[row, 0].tolist() == [height, width]
-        else:
-            roomy = [b for b in COCO if b.targets >= count]
-            scale = max(min(b.height / height, b.width / width) for b in roomy)
-            assert abs(scaled[row, 0] - np.array([height, width]) * scale).max() <= 1
-            assert (scaled[row, 0] <= COCO[chosen[row]][:2]).all()
-
-
-def test_mixed_orientations_share_a_canvas():
-    chosen, scaled = fit(np.array([[[800, 1333], [1333, 800]]]), np.zeros((1, 2), int), COCO)
-    assert COCO[chosen[0]] == (800, 1344, 100)
-    assert scaled.tolist() == [[[800, 1333], [800, 480]]]
-    chosen, scaled = fit(np.array([[[480, 640], [640, 480]]]), np.zeros((1, 2), int), COCO)
-    assert COCO[chosen[0]] == (864, 640, 64) and scaled.tolist() == [[[480, 640], [640, 480]]]
-
-
-def test_room_for_crowded_images():
-    ids, counts = np.array([7, 8, 9]), np.array([3, 150, 20])
-    buckets = (Bucket(64, 64, 32), Bucket(64, 96, 100), Bucket(96, 64, 100))
-    assert [b.targets for b in with_room(buckets, counts, ids, 200)] == [32, 150, 150]
-    assert [b.targets for b in with_room(buckets, counts[:1], ids[:1], 20)] == [20, 20, 20]
-    with pytest.raises(UserError, match="image 8 has 150 objects .* 100 queries.*model.num_queries=150"):
-        with_room(buckets, counts, ids, 100)
-    with pytest.raises(ValueError, match="more targets"):
-        fit(np.array([[[64, 64]]]), np.array([[101]]), buckets)
-
-
 @pytest.mark.parametrize("images, batch_size", [(100, 8), (3, 8), (1, 1)])
 def test_evaluation_shows_every_image_once(images, batch_size):
-    ids, sizes, counts = dataset(images)
-    plan = EvalPlan(ids, sizes, counts + 20, evaluation(), COCO, batch_size)  # some with more targets than any bucket
+    ids, sizes, counts = table(images)
+    plan = make_evaluation_plan(
+        DATA, Table(ids, sizes, counts + 20), batch_size
+    )  # some with more targets than any bucket
     batches = list(plan)
     assert len(batches) == len(plan)
     for batch in batches:
@@ -179,13 +171,12 @@ def test_evaluation_shows_every_image_once(images, batch_size):
     assert sorted(shown[shown >= 0]) == list(range(images))
     areas = [batch.bucket.area for batch in batches]
     assert areas == sorted(areas, reverse=True)
-    assert sum((batch.rows < 0).any() for batch in batches) <= len(COCO)
+    assert sum((batch.rows < 0).any() for batch in batches) <= len(COCO_BUCKETS)
 
 
-def waste(sizes, batch_size, epochs, buckets=COCO):
-    plan = TrainPlan(
-        np.arange(len(sizes)), sizes, np.zeros(len(sizes), int), Augmentation(), buckets, batch_size, seed=0
-    )
+def waste(sizes, batch_size, epochs, data=DATA):
+    images = Table(np.arange(len(sizes)), sizes, np.zeros(len(sizes), int))
+    plan = TrainPlan(images, data, batch_size, seed=0)
     batches = [plan[step] for step in range(epochs * plan.steps_per_epoch)]
     real = sum(float(batch.views.size.astype(float).prod(axis=1).sum()) for batch in batches)
     return 1 - real / sum(batch.bucket.area * batch_size for batch in batches)
@@ -196,7 +187,8 @@ def test_padding_of_real_sizes(real_data):
     images = json.loads((real_data / "coco128/annotations/instances_train2017.json").read_text())["images"]
     sizes = np.array([[image["height"], image["width"]] for image in images])
     assert waste(np.tile(sizes, (40, 1)), 16, 1) < 0.215
-    assert 0.69 < waste(np.tile(sizes, (5, 1)), 16, 1, (Bucket(1344, 1344, 100),)) < 0.71
+    square = dataclasses.replace(DATA, buckets=(Bucket(1344, 1344, 100),))
+    assert 0.69 < waste(np.tile(sizes, (5, 1)), 16, 1, square) < 0.71
     assert waste(sizes, 2, 20) < 0.22  # a small set, whose batches are half of what the buckets left over
 
 

@@ -14,16 +14,20 @@ Axes, the same letters in every annotation, comment and einsum:
        ``_xyxy`` (corners) or ``_pixels`` (pixels of the original image)
 
 Layout is NHWC for activations and HWIO for kernels. A mask is named for what True means (``valid``).
-All records are NamedTuples, which JAX takes apart as pytrees.
+All records but ``Detections`` are NamedTuples, which JAX takes apart as pytrees.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, SupportsInt
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, SupportsIndex, SupportsInt
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+
+from detr_jax import drawing, images
 
 Array = jax.Array | np.ndarray
 
@@ -162,27 +166,73 @@ class Noised(NamedTuple):
     valid: Bool[Array, "B T"]  # of the targets, the same in every group
 
 
-class Detections(NamedTuple):
-    """What was found in one image: original pixels, best first, the dataset's own ids and names."""
+class Detection(NamedTuple):
+    """One object that was found."""
+
+    box_xyxy: tuple[float, float, float, float]  # corners in pixels of the image
+    score: float
+    label: int  # contiguous
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Detections:
+    """What was found in one image: pixels of the image, best first, the dataset's own ids and names.
+
+    ``len`` counts the detections, iterating yields a ``Detection`` for each, ``detections[0]`` is the best one.
+    Not a pytree: JAX never sees it.
+    """
 
     boxes_xyxy: Float[np.ndarray, "n 4"]
     scores: Float[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]  # contiguous
     categories: Categories
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: SupportsIndex) -> Detection:
+        label = int(self.labels[index])
+        box = tuple(float(side) for side in self.boxes_xyxy[index])
+        return Detection(box, float(self.scores[index]), label, self.categories.names[label])
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        arrays = ("boxes_xyxy", "scores", "labels")
+        same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
+        return same and self.categories == other.categories
+
+    __hash__ = None  # arrays can change
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "0 detections"
+        shown = [
+            f"{one.name} {one.score:.2f} at ({', '.join(f'{x:.0f}' for x in one.box_xyxy)})" for one in self.best(5)
+        ]
+        more = [f"and {len(self) - len(shown)} more"] if len(self) > len(shown) else []
+        return f"{len(self)} detection{'s' if len(self) > 1 else ''}: {', '.join([*shown, *more])}"
+
     @property
     def names(self) -> list[str]:
         """The class name of each detection."""
         return [self.categories.names[label] for label in self.labels]
 
+    def take(self, rows: np.ndarray | slice) -> "Detections":
+        """Only these detections: indices, a mask or a slice."""
+        return Detections(self.boxes_xyxy[rows], self.scores[rows], self.labels[rows], self.categories)
+
     def above(self, threshold: float) -> "Detections":
         """Only the detections that score at least ``threshold``."""
-        keep = self.scores >= threshold
-        return Detections(self.boxes_xyxy[keep], self.scores[keep], self.labels[keep], self.categories)
+        return self.take(self.scores >= threshold)
 
     def best(self, count: int) -> "Detections":
         """Only the first ``count`` detections."""
-        return Detections(self.boxes_xyxy[:count], self.scores[:count], self.labels[:count], self.categories)
+        return self.take(slice(count))
 
     def to_coco(self, image_id: SupportsInt) -> list[dict]:
         """Rows of the COCO results format (xywh in pixels, original category ids)."""
@@ -197,3 +247,18 @@ class Detections(NamedTuple):
                 np.asarray(self.boxes_xyxy, float), self.scores, self.labels, strict=True
             )
         ]
+
+    def draw(self, image: images.ImageLike) -> Image.Image:
+        """The image with every box, its name and score: a Pillow image, which notebooks show and ``.save`` writes.
+
+        Draw ``detections.above(0.5)`` to leave out the unlikely ones.
+
+        Args:
+          image: the same that was given to the detector: a path, the bytes of a file, a Pillow image or an array. One
+            below 320 pixels comes back enlarged by a whole number, so that the names can be read.
+
+        Raises UserError when the image cannot be read.
+        """
+        texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        pixels = images.to_pixels(image)
+        return Image.fromarray(drawing.draw_boxes(pixels, self.boxes_xyxy, texts, self.labels.tolist()))

@@ -1,7 +1,7 @@
-"""From what the model says of every query to what was found in an image: the original's rule.
+"""From the model's predictions of every query to the detections of an image: the original's rule.
 
-Softmax over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries
-are kept, also those whose likeliest class is no-object (worth about 2 AP, DETR paper section 4): no threshold, no
+Softmax over all K+1 classes, the no-object probability dropped, the best real class of each query. All N queries are
+kept, even those whose likeliest class is no-object (worth about 2 AP, DETR paper section 4): no threshold, no
 suppression of duplicates, no clipping at the edge of the image. Source: ``PostProcess`` of facebookresearch/detr.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from detr_jax import boxes as box_ops
 from detr_jax.structures import Array, Categories, Detections
 
-COCO_MOST = 100  # detections of an image that COCO's evaluation looks at
+COCO_MOST = 100  # detections of an image that COCO's evaluation counts
 
 
 def top_class(
@@ -21,7 +21,7 @@ def top_class(
 ) -> tuple[Float[Array, "*b N"], Int[Array, "*b N"], Float[Array, "*b N 4"]]:
     """Score and label (0..K-1) of the best real class of each query, and its box as corners in [0, 1].
 
-    Float32 whatever the model's precision, with or without ``jax.jit``.
+    Computed in float32 whatever the model's precision.
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]  # no-object is the last class
     labels = probabilities.argmax(axis=-1)
@@ -31,33 +31,33 @@ def top_class(
 def top_pairs(
     logits: Float[Array, "*b N K"], boxes: Float[Array, "*b N 4"]
 ) -> tuple[Float[Array, "*b M"], Int[Array, "*b M"], Float[Array, "*b M 4"]]:
-    """The best pairs of query and class by their sigmoids, best first, as Deformable DETR takes them.
+    """The M best pairs of query and class by their sigmoids, best first, as Deformable DETR takes them.
 
-    As many as there are queries, at least 100 where there are so many pairs. Otherwise like ``top_class``.
+    M is the number of queries, but at least 100 where there are that many pairs. Otherwise like ``top_class``.
     """
     queries, classes = logits.shape[-2:]
     pairs = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(*logits.shape[:-2], queries * classes)
-    scores, chosen = jax.lax.top_k(pairs, min(queries * classes, max(queries, COCO_MOST)))
-    boxes_xyxy = jnp.take_along_axis(box_ops.to_xyxy(boxes.astype(jnp.float32)), chosen[..., None] // classes, axis=-2)
-    return scores, chosen % classes, boxes_xyxy
+    scores, best = jax.lax.top_k(pairs, min(queries * classes, max(queries, COCO_MOST)))
+    boxes_xyxy = jnp.take_along_axis(box_ops.to_xyxy(boxes.astype(jnp.float32)), best[..., None] // classes, axis=-2)
+    return scores, best % classes, boxes_xyxy
 
 
-SELECT = {"softmax": top_class, "sigmoid": top_pairs}  # by the model's class scores
+SELECT = {"softmax": top_class, "sigmoid": top_pairs}  # by ModelConfig.class_scores
 
 
-def detections(
+def make_detections(
     scores: Float[Array, " N"],
     labels: Int[Array, " N"],
     boxes_xyxy: Float[Array, "N 4"],
     size: tuple[int, int],
     categories: Categories,
 ) -> Detections:
-    """What was found in one image, best first, in pixels of the original image.
+    """The detections of one image, best first, in pixels of the original image.
 
     Args:
-        scores, labels, boxes_xyxy: of ``top_class``, for one image.
-        size: (height, width) of the original image in pixels, not of the resized one.
-        categories: the classes that the labels count.
+      scores, labels, boxes_xyxy: of ``top_class`` or ``top_pairs``, for one image.
+      size: (height, width) of the original image in pixels, not of the resized one.
+      categories: the classes that the labels count.
     """
     height, width = size
     best_first = np.argsort(-np.asarray(scores), kind="stable")

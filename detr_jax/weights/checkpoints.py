@@ -1,12 +1,12 @@
 """Checkpoints of a run: written in the background by orbax, committed atomically, with checksums that are verified.
 
-orbax restores a file with a flipped bit without a word, so every checkpoint carries a digest of its files, written just
-before it is committed. A damaged one is set aside with a message and the one before it is used.
+orbax restores a file with a flipped bit without noticing, so every checkpoint carries digests of its files, written
+just before it is committed. A damaged one is set aside with a message and the one before it is used.
 
     checkpoints/<step>/model/      every array of the model by name
     checkpoints/<step>/averaged/   the moving average, when there is one
     checkpoints/<step>/progress/   optimizer, step and counters
-    checkpoints/<step>/info/       the run's config and categories as JSON
+    checkpoints/<step>/info/       as JSON: categories, step, and the run's config (of converted weights: the model's)
     checkpoints/scores.json        AP of the steps that were evaluated
     checkpoints/best               link to the step with the highest AP
 """
@@ -22,8 +22,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from detr_jax.files import replacing
+from detr_jax.config import Config, ModelConfig, differences
+from detr_jax.config_forms import from_dict
 from detr_jax.errors import UserError
+from detr_jax.files import replacing
+from detr_jax.structures import Categories
 
 CHECKSUMS = "checksums.json"
 BEST = "best"
@@ -35,12 +38,21 @@ class Stored(NamedTuple):
 
     model: dict[str, Any]  # name -> array
     averaged: dict[str, Any]  # empty without a moving average
-    progress: Any  # empty of weights that were not trained here
-    info: dict
+    progress: Any  # empty for weights that were not trained here
+    info: dict  # JSON: {"config": to_dict(Config)} of a run, {"model": to_dict(ModelConfig)} of converted weights; and
+    # {"categories": rows}. ``save`` adds the step.
+
+
+class Contents(NamedTuple):
+    """What the arrays of a checkpoint belong to."""
+
+    categories: Categories
+    model: ModelConfig
+    config: Config | None  # None for converted weights
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Digest of every file below ``folder`` that orbax does not touch when it commits."""
+    """Digest of every file below ``folder`` except those that orbax writes when it commits."""
     files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
     return {
         str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files
@@ -70,7 +82,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | None:
-    """The last step whose files are intact; damaged ones after it are set aside as ``damaged-<step>`` with a word.
+    """The last step whose files are intact; damaged ones after it are renamed to ``damaged-<step>`` and reported.
 
     Only one process of a run may call it.
     """
@@ -124,7 +136,7 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             ),
         )
-        # A killed process may have left the score of, and a link to, a step that it did not finish.
+        # A process that was killed may have left the score of a step that it did not finish, and a link to it.
         there = steps(self.folder)
         self._scores = {step: score for step, score in _read_scores(self.folder).items() if step in there}
         self._link_best()
@@ -138,7 +150,7 @@ class Checkpoints:
         return step in self._scores
 
     def record(self, step: int, score: float) -> None:
-        """Remembers the AP of a step, which decides what the best is; also of one that was saved before."""
+        """Remembers the AP of a step, saved or about to be; the highest one is the best."""
         self._scores[step] = score
         if jax.process_index() == 0:
             with replacing(self.folder / SCORES) as path:
@@ -148,7 +160,7 @@ class Checkpoints:
     def save(self, step: int, stored: Stored) -> None:
         """Copies the arrays from the device and returns; a thread writes and commits them.
 
-        A step that is already there is not written again.
+        A step that exists already is not written again.
         """
         if step in self._manager.all_steps():
             return
@@ -192,34 +204,46 @@ def _read_scores(folder: Path) -> dict[int, float]:
         return {}
 
 
-def check_settings(folder: Path, config: dict, may_change: set[str], later: dict[str, Any]) -> None:
-    """Raises UserError, listing the differences, if the checkpoint in ``folder`` was made with other settings.
-
-    ``later`` gives the values of settings that a checkpoint may be too old to have.
-    """
-
-    def flat(settings: dict, prefix: str = "") -> dict:  # {"a": {"b": 1}} -> {"a.b": 1}
-        rows = {}
-        for key, value in settings.items():
-            rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return rows
-
-    old, new = later | flat(read_info(folder)["config"]), flat(config)
-    differences = [
-        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in may_change
-    ]
-    if differences:
+def check_settings(folder: Path, config: Config) -> None:
+    """Raises UserError, listing the differences, if the checkpoint in ``folder`` was made with other settings."""
+    workdir = folder.parents[1]
+    made_with = read_contents(folder).config
+    if made_with is None:
         raise UserError(
-            f"{folder.parents[1]} belongs to a run with other settings ({'; '.join(differences)}); "
-            "choose another --workdir, or take these values back"
+            f"{workdir} holds converted weights, not a run; choose another --workdir, and start from these weights "
+            f"with init_from={workdir}"
+        )
+    changed = differences(made_with, config)
+    if changed:
+        raise UserError(
+            f"{workdir} belongs to a run with other settings ({'; '.join(changed)}); choose another --workdir, or take "
+            "these values back"
         )
 
 
 def read_info(folder: Path) -> dict:
     """The JSON beside the arrays of one checkpoint (a step's folder)."""
     return json.loads((folder / "info" / "metadata").read_text())
+
+
+def read_contents(folder: Path) -> Contents:
+    """The same as typed records. Raises UserError when another version of detr_jax wrote it."""
+    info = read_info(folder)
+    try:
+        categories = Categories.from_rows(info["categories"])
+        if "config" in info:
+            config = from_dict(info["config"])
+            return Contents(categories, config.model, config)
+        return Contents(categories, from_dict(info["model"], ModelConfig, "model."), None)
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"checkpoint {folder} was written by another version of detr_jax ({_reason(error)}); use that version, or "
+            "train again"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split("; ")[0] if isinstance(error, UserError) else "its info has another form"
 
 
 def read_arrays(folder: Path, item: str, like: Any) -> Any:
@@ -233,17 +257,17 @@ def read_arrays(folder: Path, item: str, like: Any) -> Any:
     except (ValueError, KeyError) as error:
         raise UserError(
             f"checkpoint {folder} does not fit this model ({str(error).splitlines()[0][:200]}); "
-            "use the config of the run that wrote it, or --config.init_from to load what fits"
+            "use the settings of the run that wrote it, or set init_from=CHECKPOINT to load what fits"
         ) from error
 
 
-def shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]:
+def array_shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every array of an item, without reading it."""
     metadata = ocp.StandardCheckpointHandler().metadata(folder.absolute() / item)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in dict(metadata).items()}
 
 
-def find(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """The folder of one checkpoint: the best (else the last) of a workdir or ``checkpoints`` folder, or that step.
 
     Raises UserError when there is none, or when it is damaged.

@@ -35,7 +35,6 @@ class Layout(NamedTuple):
     title: str
     sign: str  # a key that only this layout has
     table: list[Row]
-    is_detector: bool = True
     huggingface_backbone: str | None = None  # whose names a Hugging Face file has for the backbone
 
 
@@ -73,8 +72,8 @@ LAYOUTS = [
         )
         for backbone, table in HUGGINGFACE.items()
     ),
-    Layout("a ResNet", "layer1.0.bn1.weight", torch_names.RESNET, is_detector=False),
-    Layout("a ResNet with folded batch norm", "layer1.0.conv1.bias", torch_names.RESNET_FOLDED, is_detector=False),
+    Layout("a ResNet", "layer1.0.bn1.weight", torch_names.RESNET),
+    Layout("a ResNet with folded batch norm", "layer1.0.conv1.bias", torch_names.RESNET_FOLDED),
 ]
 
 # What other files look like, by keys that give them away.
@@ -92,11 +91,11 @@ class Foreign(NamedTuple):
     layout: Layout
     arrays: dict[str, np.ndarray]
     unused: list[str]  # keys without a place here
-    known: dict[str, Any]  # model settings that the shapes do not tell
+    settings: dict[str, Any]  # of ``ModelConfig``: what the file tells and the shapes do not
     classes: dict[int, str] | None  # name of each row of the class head, when the file says
 
 
-def read(path: str | Path) -> Foreign:
+def read_foreign(path: str | Path) -> Foreign:
     """Reads a file, or a folder with ``model.safetensors``.
 
     Raises UserError: nothing there, damaged, of another kind, or none of the known layouts; names what it looks like.
@@ -105,15 +104,15 @@ def read(path: str | Path) -> Foreign:
     file = path / HUGGINGFACE_WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file} does not exist; pass a workdir, a checkpoint, or a .pth, .safetensors or .npz file")
-    tensors, known = _read_tensors(file)
+    tensors, settings = _read_tensors(file)
     tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items() if not key.endswith(IGNORED)}
     layout = recognise(tensors, file)
     try:
         arrays, unused = torch_names.to_here(tensors, layout.table)
     except ValueError as error:
         raise UserError(f"{file} looks like {layout.title}, but {error}, which does not fit there") from error
-    settings, classes = _huggingface_config(file.parent) if layout.huggingface_backbone else ({}, None)
-    return Foreign(layout, arrays, unused, known | settings, classes)
+    more, classes = _huggingface_config(file.parent) if layout.huggingface_backbone else ({}, None)
+    return Foreign(layout, arrays, unused, settings | more, classes)
 
 
 def recognise(keys, path: Path) -> Layout:
@@ -207,12 +206,12 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path} is a PyTorch file but holds other things than plain tensors ({_first_line(error)}); save the "
             "model's state_dict"
         ) from error
-    known = {}
+    settings = {}
     if isinstance(args, argparse.Namespace):
-        known = {"dilation": bool(getattr(args, "dilation", False)), "heads": int(getattr(args, "nheads", 8))}
+        settings = {"dilation": bool(getattr(args, "dilation", False)), "heads": int(getattr(args, "nheads", 8))}
     elif hashlib.sha256(path.read_bytes()).hexdigest().startswith(RELEASED_DC5):
-        known = {"dilation": True}
-    return tensors, known
+        settings = {"dilation": True}
+    return tensors, settings
 
 
 def _first_line(error: Exception) -> str:
@@ -232,16 +231,16 @@ def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | 
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         backbone = config.get("backbone_config") or {}
-        known = {
+        settings = {
             "dilation": bool(config.get("dilation") or backbone.get("output_stride") == 16),
             "heads": int(config.get("encoder_attention_heads", 8)),
             "dropout": float(config.get("dropout", 0.1)),
             "stride_in_1x1": bool(backbone.get("downsample_in_bottleneck")),
         }
-        for key, ours in {"activation_function": "relu", "decoder_attention_heads": known["heads"]}.items():
+        for key, ours in {"activation_function": "relu", "decoder_attention_heads": settings["heads"]}.items():
             if config.get(key, ours) != ours:
                 raise UserError(f"{path} asks for {key}={config[key]}, but this DETR has only {ours} there")
         labels = config.get("id2label")
-        return known, {int(row): str(name) for row, name in labels.items()} if labels else None
+        return settings, {int(row): str(name) for row, name in labels.items()} if labels else None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not the config.json of a DETR ({error}); get it again, or remove it") from error

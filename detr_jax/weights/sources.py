@@ -1,11 +1,11 @@
-"""Values to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
+"""Weights to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import huggingface_hub
 import jax
@@ -14,8 +14,9 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
+from detr_jax.config import ARCHITECTURES, Config, ModelConfig
 from detr_jax.errors import UserError
-from detr_jax.structures import Categories
+from detr_jax.structures import Array, Categories
 from detr_jax.weights import checkpoints, foreign
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -27,18 +28,17 @@ LABELS = "anchor_decoder/labels"  # an embedding of every class, for denoising
 HUGGINGFACE_BACKBONE = "huggingface_backbone"  # in the info of a converted checkpoint
 
 
-class Source(NamedTuple):
-    """Weights as they were found."""
+class Weights(NamedTuple):
+    """Weights as they were found. Build it by keyword."""
 
-    path: Path
+    path: Path  # a checkpoint's folder, or a file
     title: str  # what it is, in words
     arrays: dict[str, np.ndarray]  # by name
-    unused: list[str]  # what the file holds beside them
-    known: dict[str, Any]  # model settings that the shapes do not tell
-    config: dict | None  # of the run, if it is a checkpoint of this project
-    categories: Categories | None  # rows of the class head, if the source says
-    is_detector: bool
-    huggingface_backbone: str | None = None  # whose names the Hugging Face file had that this is, or was made from
+    unused: list[str] = []  # what the file holds besides them
+    model: ModelConfig | None = None  # settings of the network, complete; None when it is not a whole detector
+    config: Config | None = None  # of the run, when it is a checkpoint of one
+    categories: Categories | None = None  # what the rows of the class head mean, when the source tells
+    huggingface_backbone: str | None = None  # the naming of the backbone in the Hugging Face file that this is or was
 
     @property
     def sha256(self) -> str:
@@ -70,77 +70,132 @@ class Report(NamedTuple):
         return "\n".join(line(title, names) for title, names in rows.items() if names or title == "loaded")
 
 
-def find(source: str | Path, flag: str) -> Path:
+def find_source(source: str | Path, flag: str) -> Path:
     """The local path of ``source``: itself, or what the Hugging Face hub (or its cache) has under that name.
 
-    Raises UserError when neither is there: the file, where it was looked for, and ``flag``, which takes a path.
+    Raises UserError when neither exists: the file, where it was looked for, and ``flag``, which takes a path.
     """
     path = Path(source).expanduser()
     parts = str(source).split("/")
     if path.exists() or len(parts) != 2 or not all(parts) or path.suffix in (".npz", ".pth", ".safetensors"):
         return path
+    verbosity = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # a page of retries would bury the sentence below
     try:
         for file in (foreign.HUGGINGFACE_CONFIG, foreign.HUGGINGFACE_WEIGHTS):
             found = huggingface_hub.hf_hub_download(str(source), file)
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"{source} is no path here, and {file} of that name is neither in the cache "
-            f"({constants.HF_HUB_CACHE}) nor to be had from the hub ({type(error).__name__}); "
-            f"pass {flag} the path of a file or folder instead"
+            f"{source} is not a path, and {file} of that name is neither in the cache ({constants.HF_HUB_CACHE}) nor "
+            f"available from the hub ({type(error).__name__}); pass {flag} the path of a file or folder instead"
         ) from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
     return Path(found).parent
 
 
-def read(source: str | Path, flag: str = "--checkpoint") -> Source:
+def load_weights(source: str | Path, flag: str = "--checkpoint") -> Weights:
     """Weights of a workdir or checkpoint of this project, of a file of another framework, or of a name on the hub.
 
-    Raises UserError when there is nothing, or nothing that can be used.
+    Raises UserError when there are none, or none that can be used; ``flag`` is what the message names.
     """
-    path = find(source, flag)
+    path = find_source(source, flag)
     if path.is_dir() and not (path / foreign.HUGGINGFACE_WEIGHTS).is_file():
-        return _read_own(checkpoints.find(path))
-    found = foreign.read(path)
+        return _load_checkpoint(checkpoints.find_checkpoint(path))
+    found = foreign.read_foreign(path)
+    try:
+        model, _ = model_config_of({name: array.shape for name, array in found.arrays.items()})
+        model = replace(model, **found.settings)
+    except ValueError:  # a backbone, or a part of a detector
+        model = None
     categories = None
     if found.classes is not None:
         rows = sorted(found.classes)
         categories = Categories(tuple(rows), tuple(found.classes[row] for row in rows))
-    return Source(
-        path / foreign.HUGGINGFACE_WEIGHTS if path.is_dir() else path,
-        found.layout.title,
-        {name: np.asarray(array, np.float32) for name, array in found.arrays.items()},
-        found.unused,
-        found.known,
-        None,
-        categories,
-        found.layout.is_detector,
-        found.layout.huggingface_backbone,
+    return Weights(
+        path=path / foreign.HUGGINGFACE_WEIGHTS if path.is_dir() else path,
+        title=found.layout.title,
+        arrays={name: np.asarray(array, np.float32) for name, array in found.arrays.items()},
+        unused=found.unused,
+        model=model,
+        categories=categories,
+        huggingface_backbone=found.layout.huggingface_backbone,
     )
 
 
-def _read_own(folder: Path) -> Source:
-    info = checkpoints.read_info(folder)
-    arrays = checkpoints.read_arrays(folder, "model", checkpoints.shapes(folder))
+def _load_checkpoint(folder: Path) -> Weights:
+    contents = checkpoints.read_contents(folder)
+    arrays = checkpoints.read_arrays(folder, "model", checkpoints.array_shapes(folder))
     if (folder / "averaged").is_dir():
-        arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.shapes(folder, "averaged"))
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    categories = Categories(*(tuple(column) for column in info["categories"].values()))
-    backbone = info.get(HUGGINGFACE_BACKBONE)
-    return Source(folder, "a checkpoint of detr_jax", arrays, [], {}, info["config"], categories, True, backbone)
+        arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.array_shapes(folder, "averaged"))
+    return Weights(
+        path=folder,
+        title="a checkpoint of detr_jax",
+        arrays={name: np.asarray(array) for name, array in arrays.items()},
+        model=contents.model,
+        config=contents.config,
+        categories=contents.categories,
+        huggingface_backbone=checkpoints.read_info(folder).get(HUGGINGFACE_BACKBONE),
+    )
 
 
-def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:
+def model_config_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ModelConfig, int]:
+    """(settings, number of classes) of a published DETR whose arrays have these shapes.
+
+    What shapes do not tell has the original's value: no dilation, 32 features a head, dropout 0.1.
+
+    Raises ValueError, which names an array that is missing or odd, when they are not all of a DETR.
+    """
+
+    def count(start: str) -> int:
+        """How many different numbers follow this beginning of a name."""
+        return len({name[len(start) :].split("/")[0] for name in shapes if name.startswith(start)})
+
+    try:
+        stages = count("backbone/layer")
+        depths = tuple(count(f"backbone/layer{stage}/") for stage in range(1, stages + 1))
+        built = depths, "backbone/layer1/0/conv3/kernel" in shapes, "backbone/conv0/kernel" in shapes
+        names = [
+            name
+            for name, (depths, bottleneck, small_stem) in ARCHITECTURES.items()
+            if (depths[:stages], bottleneck, small_stem) == built
+        ]
+        if len(names) != 1:
+            raise ValueError(f"the backbone, with {depths} blocks, is none of {', '.join(ARCHITECTURES)}")
+        num_queries, hidden_dim = shapes["query_positions"]
+        masks = "mask_head/conv1/kernel" in shapes  # its input: the features, and a map of each head
+        model = ModelConfig(
+            backbone=names[0],
+            backbone_width=shapes["backbone/conv1/kernel"][-1],
+            last_stage=f"layer{stages}",
+            norm="frozen_batch" if "backbone/norm1/mean" in shapes else "group",
+            position_embedding="learned" if "positions/rows" in shapes else "sine",
+            hidden_dim=hidden_dim,
+            heads=shapes["mask_head/conv1/kernel"][2] - hidden_dim if masks else max(hidden_dim // 32, 1),
+            encoder_layers=count("transformer/encoder/"),
+            decoder_layers=count("transformer/decoder/"),
+            feed_forward_dim=shapes["transformer/decoder/0/feed_forward/linear1/kernel"][1],
+            num_queries=num_queries,
+            pre_norm="transformer/encoder_norm/scale" in shapes,
+            masks=masks,
+        )
+        return model, shapes["class_head/kernel"][1] - 1
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from error
+    except IndexError as error:
+        raise ValueError("an array has too few axes") from error
+
+
+def fit_backbone(weights: Weights, shapes: Shapes) -> tuple[dict[str, np.ndarray], Report]:
     """The backbone of a source, complete, for a model with these ``shapes`` (``Network.shapes``).
 
     Batch norm that was folded into the convolutions comes back as a unit scale.
     Raises UserError when an array of the backbone is missing or has another shape.
     """
     wanted = {name: shape for name, shape in shapes.items() if name.startswith("backbone/")}
-    found = {name: array for name, array in source.arrays.items() if name in wanted}
+    found = {name: array for name, array in weights.arrays.items() if name in wanted}
     if not any(name.endswith("/var") for name in wanted):
-        raise UserError(
-            f"{source.path} holds batch norm, which this model does not have; set --config.model.norm=frozen_batch"
-        )
+        raise UserError(f"{weights.path} holds batch norm, which this model does not have; set model.norm=frozen_batch")
     if not any(name.endswith("/var") for name in found):
         for name, shape in wanted.items():
             value = UNIT_NORM.get(name.rpartition("/")[2])
@@ -149,22 +204,22 @@ def fit_backbone(source: Source, shapes: Shapes) -> tuple[dict[str, np.ndarray],
     missing = sorted(wanted.keys() - found.keys())
     if missing:
         raise UserError(
-            f"{source.path} ({source.title}) has no values for {missing[0]} and {len(missing) - 1} other arrays of the "
-            "backbone; set --config.model.backbone, last_stage and norm=frozen_batch to what the file holds"
+            f"{weights.path} ({weights.title}) lacks {missing[0]} and {len(missing) - 1} other arrays of the "
+            "backbone; set model.backbone, model.last_stage and model.norm to what the file holds"
         )
     for name, values in found.items():
         if values.shape != wanted[name].shape:
             raise UserError(
-                f"{source.path} holds {name} with shape {values.shape} but the model needs {wanted[name].shape}; "
-                "set --config.model.backbone and backbone_width to what the file holds"
+                f"{weights.path} holds {name} with shape {values.shape} but the model needs {wanted[name].shape}; "
+                "set model.backbone and model.backbone_width to what the file holds"
             )
-    unused = [*source.unused, *sorted(source.arrays.keys() - wanted.keys())]
+    unused = [*weights.unused, *sorted(weights.arrays.keys() - wanted.keys())]
     return found, Report(sorted(found), [], [], unused)
 
 
 def class_rows(names: Iterable[str]) -> list[str]:
     """Those of these names whose arrays have a row for every class: the first axis of ``LABELS``, else the last."""
-    others = {name for name in names if re.search(r"/class_head/|^earlier_heads/\d+/0/", name) or name == LABELS}
+    others = {name for name in names if "/class_head/" in name or name == LABELS}
     return [*(name for name in HEAD if name in names), *sorted(others)]
 
 
@@ -187,7 +242,9 @@ def _rows_by_class(fresh: np.ndarray, old: np.ndarray, new_classes: Categories, 
     return np.moveaxis(fresh, 0, axis)
 
 
-def fit(source: Source, shapes: Shapes, fresh: dict, categories: Categories) -> tuple[dict[str, np.ndarray], Report]:
+def fit_detector(
+    weights: Weights, shapes: Shapes, fresh: Mapping[str, Array], categories: Categories
+) -> tuple[dict[str, np.ndarray], Report]:
     """What of a source fits a model by name and shape; a class head of other classes gives the rows of equal names.
 
     Args:
@@ -198,21 +255,21 @@ def fit(source: Source, shapes: Shapes, fresh: dict, categories: Categories) -> 
     Raises UserError when nothing fits.
     """
     found = {
-        name: array for name, array in source.arrays.items() if name in shapes and shapes[name].shape == array.shape
+        name: array for name, array in weights.arrays.items() if name in shapes and shapes[name].shape == array.shape
     }
     partly = []
-    if source.categories is not None and source.categories.names != categories.names:
-        for name in class_rows(source.arrays.keys() & shapes.keys()):
+    if weights.categories is not None and weights.categories.names != categories.names:
+        for name in class_rows(weights.arrays.keys() & shapes.keys()):
             found.pop(name, None)
-            merged = _rows_by_class(np.array(fresh[name]), source.arrays[name], categories, source.categories, name)
+            merged = _rows_by_class(np.array(fresh[name]), weights.arrays[name], categories, weights.categories, name)
             if merged is not None:
                 found[name] = merged
                 partly.append(name)
     if not found:
-        raise UserError(f"nothing in {source.path} ({source.title}) fits this model by name and shape")
+        raise UserError(f"nothing in {weights.path} ({weights.title}) fits this model by name and shape")
     return found, Report(
         sorted(found.keys() - set(partly)),
         partly,
         sorted(shapes.keys() - found.keys()),
-        [*source.unused, *sorted(source.arrays.keys() - found.keys())],
+        [*weights.unused, *sorted(weights.arrays.keys() - found.keys())],
     )

@@ -1,109 +1,90 @@
-"""Every configuration loads, locks and describes a network; every key of it is read; a wrong one is one sentence."""
+"""Every configuration passes the check and describes a network; what is wrong is one sentence of the program."""
 
-import ast
 import importlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
-from detr_jax.inference import detector
-from detr_jax import cli
-from detr_jax.batches import augmentation
-from detr_jax.batches.canvases import Bucket
+from detr_jax.config import Config
+from detr_jax.config_check import check
+from detr_jax.config_forms import from_config_dict
+from detr_jax.models import detr
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "__init__")
-WORDS = [(name, word) for name in FILES for word in importlib.import_module(f"configs.{name}").WORDS]
 
 
-def get_config(name: str, *words: str) -> ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(*words)
+def module(name: str):
+    return importlib.import_module(f"configs.{name}")
 
 
-def flat(config: dict, prefix: str = "") -> dict:
-    rows = {}
-    for key, value in config.items():
-        rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return rows
+def get_config(name: str, *words: str) -> Config:
+    return from_config_dict(module(name).get_config(*words))
 
 
-@pytest.mark.parametrize("name, word", WORDS)
-def test_every_word_builds_a_network(name, word):
-    config = get_config(name, word)
-    config.lock()
-    with pytest.raises(AttributeError):
-        config.model.hiden_dim = 3
-    plain = cli.plain(config)
-    network = detector.build_network(plain, 91)
-    queries = network.shapes["anchor_decoder/contents" if plain["model"]["anchors"] else "query_positions"]
-    assert queries.shape == (plain["model"]["num_queries"], plain["model"]["hidden_dim"])
-    softmax = plain["model"]["class_scores"] == "softmax"
+MODELS = [(name, word) for name in FILES for word in module(name).MODELS]
+PAIRS = [(name, f"{model},{other}") for name, model in MODELS for other in module(name).OTHERS]
+
+
+@pytest.mark.parametrize("name, words", MODELS + PAIRS)
+def test_every_word_builds_a_network(name, words):
+    config = get_config(name, words)
+    check(config)
+    network = detr.network(config.model, 91, dtype=config.dtype)
+    queries = network.shapes["anchor_decoder/contents" if config.model.anchors else "query_positions"]
+    assert queries.shape == (config.model.num_queries, config.model.hidden_dim)
+    softmax = config.model.class_scores == "softmax"
     assert network.shapes["class_head/kernel"].shape[-1] == 91 + softmax
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_default_is_a_word(name):
-    words = importlib.import_module(f"configs.{name}").WORDS
-    assert any(flat(cli.plain(get_config(name))) == flat(cli.plain(get_config(name, word))) for word in words)
+    assert any(get_config(name) == get_config(name, word) for word in module(name).MODELS)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_unknown_word_lists_the_choices(name):
-    with pytest.raises(ValueError, match="unknown word 'r5O'") as caught:
+    with pytest.raises(Exception, match="unknown word 'r5O'") as caught:
         get_config(name, "r5O")
-    for word in importlib.import_module(f"configs.{name}").WORDS:
+    for word in [*module(name).MODELS, *module(name).OTHERS]:
         assert word in str(caught.value)
 
 
-def test_all_files_have_the_same_keys():
-    base = flat(cli.plain(get_config("detr"))).keys()
-    for name, word in WORDS:
-        assert flat(cli.plain(get_config(name, word))).keys() == base
+@pytest.mark.parametrize("name", FILES)
+def test_words_stand_in_any_order(name):
+    for model, other in itertools.product(module(name).MODELS, module(name).OTHERS):
+        assert get_config(name, f"{model},{other}") == get_config(name, f"{other},{model}")
 
 
-@pytest.mark.parametrize("name, word", WORDS)
-def test_buckets_hold_the_largest_scale_without_shrinking(name, word):
-    data = cli.plain(get_config(name, word))["data"]
-    buckets = [Bucket(*bucket) for bucket in data["buckets"]]
-    short, long = max(data["scales"]), data["max_size"]
+@pytest.mark.parametrize("name", FILES)
+def test_two_models_contradict_each_other(name):
+    for first, second in itertools.combinations(module(name).MODELS, 2):
+        with pytest.raises(Exception, match=f"{first} and {second}"):
+            get_config(name, f"{first},{second}")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_word_is_explained(name):
+    for word in [*module(name).MODELS, *module(name).OTHERS]:
+        assert word in module(name).__doc__
+
+
+@pytest.mark.parametrize("name, words", MODELS + PAIRS)
+def test_buckets_hold_the_largest_scale_without_shrinking(name, words):
+    data = get_config(name, words).data
+    short, long = max(data.scales), data.max_size
     sides = ((short, min(long, round(short * 4 / 3))), (min(long, round(short * 4 / 3)), short))
     for height, width in sides:  # of photographs
-        assert any(bucket.height >= height and bucket.width >= width for bucket in buckets), (height, width)
+        assert any(bucket.height >= height and bucket.width >= width for bucket in data.buckets), (height, width)
 
 
-def keys_read() -> set[str]:
-    """Every text constant of the package's code, and what is read through the fields of a record of settings."""
-    texts = set(augmentation.Augmentation._fields)
-    for path in (REPOSITORY / "detr_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-                texts.add(node.slice.value)
-    model = (REPOSITORY / "detr_jax/models/detr.py").read_text()
-    for node in ast.walk(ast.parse(model)):
-        if isinstance(node, ast.arguments):
-            texts |= {argument.arg for argument in node.kwonlyargs}
-    return texts
-
-
-def test_no_key_is_dead():
-    read = keys_read()
-    assert [key for key in flat(cli.plain(get_config("detr"))) if key.split(".")[-1] not in read] == []
-
-
-def run_train(*arguments: str) -> subprocess.CompletedProcess:
+def train(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "detr_jax.train", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-
-
-def assert_one_sentence(done: subprocess.CompletedProcess, *words: str) -> None:
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in done.stderr
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +92,26 @@ def assert_one_sentence(done: subprocess.CompletedProcess, *words: str) -> None:
     [
         (["--config=configs/detr.py", "--config.model.hiden_dim=3"], ['"hidden_dim"', "hiden_dim"]),
         (["--config=configs/detr.py", "--config.model.hidden_dim=wide"], ["--config.model.hidden_dim", "wide"]),
-        pytest.param(
-            ["--config=configs/detr.py:r5O"], ["'r5O'", "r50_dc5"]
-        ),  # ml_collections puts the traceback into the message
-        pytest.param(["--config=configs/none.py"], ["configs/none.py"]),
+        (["--config=configs/detr.py:r5O"], ["'r5O'", "r50_dc5"]),
+        (["--config=configs/detr.py:r50,r101"], ["r50 and r101", "choose one"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
+        (["--config=configs/detr.py", "--config.freeze=('backbne',)"], ["--config.freeze=", "backbne", "class_head"]),
+        (["--config=configs/detr.py", "--config.data.max_size=2000"], ["--config.data.buckets", "2000"]),
+        (["--config=configs/detr.py", "--config.model.denoising=2"], ["--config.model.denoising=2", "anchors=True"]),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path, arguments, words):
-    assert_one_sentence(run_train(f"--workdir={tmp_path}/run", *arguments), *words)
+    done = train(f"--workdir={tmp_path}/run", "--config.data.dir=/none", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_configurations_can_be_named_from_any_folder(tmp_path, name):
+    arguments = [f"--config={REPOSITORY}/configs/{name}.py", f"--workdir={tmp_path}/run", "--config.optim.lr=-1"]
+    done = train(*arguments, cwd=tmp_path)
+    assert "--config.optim.lr=-1" in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""What every program does with its memory."""
+"""How a program keeps its memory."""
 
 import subprocess
 import sys
@@ -9,10 +9,10 @@ import pytest
 TWICE = """
 import resource
 import numpy as np
-from detr_jax import cli
+from detr_jax.heap import keep_memory
 
 {before}
-cli.keep_memory()
+keep_memory()
 for _ in range(2):
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     np.ones(64 << 17)  # 64 MB, written and given back

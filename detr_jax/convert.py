@@ -5,6 +5,7 @@ hub, a workdir or checkpoint of this project. Targets: ``jax`` (a checkpoint for
 ``official`` (a ``.pth`` that the original loads; needs PyTorch), ``huggingface`` (a folder for ``from_pretrained``).
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,16 +14,16 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save_file
 
-from detr_jax.inference import detector
 from detr_jax import cli
-from detr_jax.files import replacing
-from detr_jax.models import detr
-from detr_jax.models.resnet import ARCHITECTURES
+from detr_jax.config import ARCHITECTURES, ModelConfig
+from detr_jax.config_forms import to_dict
 from detr_jax.errors import UserError
+from detr_jax.files import replacing
+from detr_jax.inference.detector import make_network
 from detr_jax.structures import Categories
-from detr_jax.weights import foreign, sources, torch_names
+from detr_jax.weights import foreign, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
-from detr_jax.weights.sources import Source
+from detr_jax.weights.sources import HUGGINGFACE_BACKBONE, Report, Weights, load_weights
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,16 +32,15 @@ NO_DILATION = (
     "transformers' own ResNet has no dilation: after loading, set on its last stage stride 1 for the first block's "
     "shortcut and 3x3 convolution, and dilation and padding 2 for the 3x3 convolutions of the others"
 )
-flags.DEFINE_string("source", None, "File, folder, workdir or hub name to read.", required=True)
-flags.DEFINE_string("output", None, "File or folder to write.", required=True)
-flags.DEFINE_enum("to", "jax", TARGETS, "What to write.")
-flags.DEFINE_bool("dilation", None, "Whether the model is a DC5 one, where the source does not tell.")
+ONLY_HERE = ("queries", "anchors", "focus", "finer_memory", "denoising", "class_scores", "position_temperature")
 
 
-def write_jax(output: Path, source: Source, arrays: Arrays, categories: Categories, config: dict) -> None:
-    """A checkpoint of step 0, which remembers whose names its Hugging Face file had."""
-    info = {"config": config, "categories": categories._asdict()}
-    info |= {sources.HUGGINGFACE_BACKBONE: source.huggingface_backbone} if source.huggingface_backbone else {}
+def write_jax(output: Path, arrays: Arrays, model: ModelConfig, categories: Categories, source: Weights) -> None:
+    """A checkpoint of step 0. It keeps the config of the run that ``source`` comes from, and Hugging Face's naming."""
+    config = source.config and dataclasses.replace(source.config, model=model)
+    info = {"config": to_dict(config)} if config else {"model": to_dict(model)}
+    info |= {"categories": categories.to_rows()}
+    info |= {HUGGINGFACE_BACKBONE: source.huggingface_backbone} if source.huggingface_backbone else {}
     with Checkpoints(output / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, Stored(arrays, {}, {}, info))
 
@@ -55,35 +55,35 @@ def write_official(output: Path, arrays: Arrays, masks: bool) -> None:
         torch.save({"model": content}, path)
 
 
-def huggingface_config(model: dict, categories: Categories, backbone: str) -> dict:
+def huggingface_config(model: ModelConfig, categories: Categories, backbone: str) -> dict:
     """``config.json`` of transformers' DETR, with its own ResNet (``backbone`` is 'native') or with timm's."""
-    depths, bottleneck, _ = ARCHITECTURES[model["backbone"]]
-    widths = [model["backbone_width"] * 2**stage * (4 if bottleneck else 1) for stage in range(4)]
-    stages = [f"stage{stage}" for stage in range(1 if model["masks"] else 4, 5)]
+    depths, bottleneck, _ = ARCHITECTURES[model.backbone]
+    widths = [model.backbone_width * 2**stage * (4 if bottleneck else 1) for stage in range(4)]
+    stages = [f"stage{stage}" for stage in range(1 if model.masks else 4, 5)]
     native = {
-        "model_type": "resnet", "embedding_size": model["backbone_width"], "hidden_sizes": widths,
+        "model_type": "resnet", "embedding_size": model.backbone_width, "hidden_sizes": widths,
         "depths": list(depths), "layer_type": "bottleneck" if bottleneck else "basic", "out_features": stages,
-        "downsample_in_bottleneck": model["stride_in_1x1"],
+        "downsample_in_bottleneck": model.stride_in_1x1,
     }  # fmt: skip
-    timm = {"use_timm_backbone": True, "backbone": model["backbone"], "backbone_config": None}
+    timm = {"use_timm_backbone": True, "backbone": model.backbone, "backbone_config": None}
     own = {"use_timm_backbone": False, "backbone": None, "backbone_config": native}
     names = {str(row): name for row, name in enumerate(categories.names)}
     return (timm if backbone == "timm" else own) | {
-        "model_type": "detr", "architectures": [f"DetrFor{'Segmentation' if model['masks'] else 'ObjectDetection'}"],
-        "use_pretrained_backbone": False, "dilation": model["dilation"], "num_queries": model["num_queries"],
-        "d_model": model["hidden_dim"], "encoder_layers": model["encoder_layers"],
-        "decoder_layers": model["decoder_layers"], "encoder_ffn_dim": model["feed_forward_dim"],
-        "decoder_ffn_dim": model["feed_forward_dim"], "encoder_attention_heads": model["heads"],
-        "decoder_attention_heads": model["heads"], "dropout": model["dropout"],
-        "position_embedding_type": model["position_embedding"], "id2label": names,
+        "model_type": "detr", "architectures": [f"DetrFor{'Segmentation' if model.masks else 'ObjectDetection'}"],
+        "use_pretrained_backbone": False, "dilation": model.dilation, "num_queries": model.num_queries,
+        "d_model": model.hidden_dim, "encoder_layers": model.encoder_layers,
+        "decoder_layers": model.decoder_layers, "encoder_ffn_dim": model.feed_forward_dim,
+        "decoder_ffn_dim": model.feed_forward_dim, "encoder_attention_heads": model.heads,
+        "decoder_attention_heads": model.heads, "dropout": model.dropout,
+        "position_embedding_type": model.position_embedding, "id2label": names,
         "label2id": {name: int(row) for row, name in names.items()},
     }  # fmt: skip
 
 
-def write_huggingface(output: Path, arrays: Arrays, categories: Categories, model: dict, backbone: str) -> None:
+def write_huggingface(output: Path, arrays: Arrays, model: ModelConfig, categories: Categories, backbone: str) -> None:
     """A folder for ``from_pretrained`` of transformers' ``DetrForObjectDetection`` or ``DetrForSegmentation``."""
     table = foreign.HUGGINGFACE[backbone]
-    tensors = torch_names.to_there(arrays, torch_names.panoptic(table) if model["masks"] else table)
+    tensors = torch_names.to_there(arrays, torch_names.panoptic(table) if model.masks else table)
     output.mkdir(parents=True, exist_ok=True)
     with replacing(output / foreign.HUGGINGFACE_WEIGHTS) as path:
         save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, path, {"format": "pt"})
@@ -91,57 +91,65 @@ def write_huggingface(output: Path, arrays: Arrays, categories: Categories, mode
         path.write_text(json.dumps(huggingface_config(model, categories, backbone), indent=1))
 
 
-def refuse_what_is_unknown_there(model: dict, to: str, backbone: str) -> None:
+def refuse_unknown_there(model: ModelConfig, to: str, backbone: str) -> None:
     """Raises UserError for a model that the other framework does not have."""
+    defaults = ModelConfig()
     only_here = {
-        "backbone": ARCHITECTURES[model["backbone"]].small_stem,
-        "stride_in_1x1": model["stride_in_1x1"] and (to, backbone) != ("huggingface", "native"),
-        "norm": model["norm"] != "frozen_batch",
-        "last_stage": model["last_stage"] != "layer4",
-        "position_temperature": model["position_temperature"] != 10000,
-        "pre_norm": model["pre_norm"] and to == "huggingface",
-        **{name: model[name] != off for name, off in detr.LATER.items() if name != "masks"},
+        "backbone": ARCHITECTURES[model.backbone].small_stem,
+        "stride_in_1x1": model.stride_in_1x1 and (to, backbone) != ("huggingface", "native"),
+        "norm": model.norm != "frozen_batch",
+        "last_stage": model.last_stage != "layer4",
+        "pre_norm": model.pre_norm and to == "huggingface",
+        **{name: getattr(model, name) != getattr(defaults, name) for name in ONLY_HERE},
     }
     for name, alone in only_here.items():
         if alone:
-            raise UserError(f"--to={to} knows no model with {name}={model[name]!r}; it stays a checkpoint of detr_jax")
+            value = getattr(model, name)
+            raise UserError(f"--to={to} knows no model with {name}={value}; it stays a checkpoint of detr_jax")
 
 
 def main(argv: list[str]) -> None:
-    """Reads, converts, writes, and says what became of each tensor."""
+    """Reads, converts, writes, and reports what became of each tensor."""
     args = flags.FLAGS
     output = Path(args.output).expanduser()
     if output.exists():
         raise UserError(f"--output={output} exists already; choose another name")
-    source = sources.read(args.source, "--source")
-    overruled = {} if args.dilation is None else {"dilation": args.dilation}
-    network, categories, config = detector.of_source(source, **overruled)
-    arrays = {name: source.arrays[name] for name in network.shapes}
-    extra = sorted(source.arrays.keys() - network.shapes.keys())
-    report = sources.Report(sorted(arrays), [], [], [*source.unused, *extra])
-    model = config["model"]
+    weights = load_weights(args.source, "--source")
+    changes = {} if args.dilation is None else {"dilation": args.dilation}
+    network, model, categories = make_network(weights, **changes)
+    arrays = {name: weights.arrays[name] for name in network.shapes}
+    extra = sorted(weights.arrays.keys() - network.shapes.keys())
+    report = Report(sorted(arrays), [], [], [*weights.unused, *extra])
     # timm's ResNet can be dilated, transformers' own cannot; but a source comes back with the names that it had.
-    backbone = source.huggingface_backbone or ("timm" if model["dilation"] else "native")
+    backbone = weights.huggingface_backbone or ("timm" if model.dilation else "native")
     try:
         if args.to == "jax":
-            write_jax(output, source, arrays, categories, config)
+            write_jax(output, arrays, model, categories, weights)
         else:
-            refuse_what_is_unknown_there(model, args.to, backbone)
+            refuse_unknown_there(model, args.to, backbone)
             if args.to == "official":
-                write_official(output, arrays, model["masks"])
+                write_official(output, arrays, model.masks)
             else:
-                write_huggingface(output, arrays, categories, model, backbone)
+                write_huggingface(output, arrays, model, categories, backbone)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
-    kind = f"{model['backbone']}{' DC5' if model['dilation'] else ''}{' with masks' if model['masks'] else ''}"
+    kind = f"{model.backbone}{' DC5' if model.dilation else ''}{' with masks' if model.masks else ''}"
     print(
-        f"{source.path} is {source.title}: {kind}, "
-        f"{model['num_queries']} queries, {len(categories.ids)} classes\n{report}\nwritten to {output} ({args.to})"
+        f"{weights.path} is {weights.title}: {kind}, {model.num_queries} queries, {len(categories.ids)} classes\n"
+        f"{report}\nwritten to {output} ({args.to})"
     )
-    if args.to == "huggingface" and model["dilation"] and backbone == "native":
+    if args.to == "huggingface" and model.dilation and backbone == "native":
         print(NO_DILATION)
 
 
+def define_flags() -> None:
+    """The flags of this program."""
+    flags.DEFINE_string("source", None, "File, folder, workdir or hub name to read.", required=True)
+    flags.DEFINE_string("output", None, "File or folder to write.", required=True)
+    flags.DEFINE_enum("to", "jax", TARGETS, "What to write.")
+    flags.DEFINE_bool("dilation", None, "Whether the model is a DC5 one, where the source does not tell.")
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

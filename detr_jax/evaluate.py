@@ -1,4 +1,4 @@
-"""Scores a checkpoint on a split with pycocotools.
+"""Scores a checkpoint on a split by COCO's rules.
 
     python -m detr_jax.evaluate --workdir=DIR                                  the run's own validation split
     python -m detr_jax.evaluate --checkpoint=C --data_name=N --data_dir=D --split=val
@@ -6,6 +6,7 @@
 Prints COCO's 12 lines and writes metrics.json, per_class.csv, predictions.json and pr_curve.png into --output.
 """
 
+import dataclasses
 import json
 import re
 import sys
@@ -16,22 +17,12 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from detr_jax.inference import detector
 from detr_jax import cli, devices
-from detr_jax.datasets.split import open_split
-from detr_jax.evaluation import coco_eval
+from detr_jax.datasets.split import Split, open_split
 from detr_jax.errors import UserError
+from detr_jax.evaluation import coco_eval
+from detr_jax.inference.detector import Detector, load
 from detr_jax.structures import Categories, Detections
-
-flags.DEFINE_string("workdir", None, "A run of detr_jax.train: its best checkpoint on its validation split.")
-flags.DEFINE_string("checkpoint", None, "A workdir, one of its checkpoints/<step>, a .pth, .safetensors or hub name.")
-flags.DEFINE_string("data_name", None, "Name of a prepared dataset; by default the run's.")
-flags.DEFINE_string("data_dir", None, "Folder of the prepared datasets; by default the run's.")
-flags.DEFINE_string("split", None, "Split to evaluate; by default the run's validation split.")
-flags.DEFINE_string("class_map", None, "JSON file {model's class name: dataset's class name} where they differ.")
-flags.DEFINE_string("output", None, "Folder for the results; by default eval/<dataset>-<split> of the run, or here.")
-flags.DEFINE_float("min_ap", None, "Exit with status 1 if AP is lower.")
-flags.DEFINE_integer("batch_size", 4, "Images at a time.", lower_bound=1)
 
 
 def read_class_map(path: str | None) -> dict[str, str]:
@@ -48,7 +39,7 @@ def read_class_map(path: str | None) -> dict[str, str]:
 
 
 def ids_by_name(model: Categories, dataset: Categories, renamed: dict[str, str]) -> list[int | None]:
-    """The dataset's category id for each label of the model, matched by name; None where the dataset has no such class.
+    """The dataset's category id of each label of the model, matched by name; None where it has no such class.
 
     Raises UserError when no class matches.
     """
@@ -63,10 +54,9 @@ def ids_by_name(model: Categories, dataset: Categories, renamed: dict[str, str])
 
 
 def refuse_unknown_names(renamed: dict[str, str], model: Categories, dataset: Categories) -> None:
-    """Raises UserError when the class map speaks of classes that do not exist: a typo would cost AP without a word."""
-    for name, table, whose in [(n, model, "model") for n in renamed] + [
-        (n, dataset, "dataset") for n in renamed.values()
-    ]:
+    """Raises UserError when the class map names classes that do not exist: a typo would cost AP unnoticed."""
+    names = [(name, model, "model") for name in renamed] + [(name, dataset, "dataset") for name in renamed.values()]
+    for name, table, whose in names:
         if name not in table.names:
             raise UserError(
                 f"--class_map names {name!r}, which is no class of the {whose} ({', '.join(table.names[:9])})"
@@ -76,12 +66,25 @@ def refuse_unknown_names(renamed: dict[str, str], model: Categories, dataset: Ca
 def as_results(detections: Detections, image_id: int, ids: list[int | None]) -> list[dict]:
     """Rows of the COCO results format with the dataset's category ids; classes it does not have are left out."""
     known = np.array([ids[label] is not None for label in detections.labels], bool)
-    return detections._replace(
-        boxes_xyxy=detections.boxes_xyxy[known],
-        scores=detections.scores[known],
-        labels=detections.labels[known],
-        categories=Categories(tuple(ids), detections.categories.names),
-    ).to_coco(image_id)
+    categories = Categories(tuple(ids), detections.categories.names)
+    return dataclasses.replace(detections.take(known), categories=categories).to_coco(image_id)
+
+
+def open_chosen(detector: Detector) -> tuple[Split, str]:
+    """The split that the flags choose, by default the run's own validation split, and the name of its dataset.
+
+    Raises UserError when neither the flags nor the weights tell, or when there is no such split.
+    """
+    args = flags.FLAGS
+    if detector.config is None:
+        if not (args.data_name and args.data_dir and args.split):
+            raise UserError(
+                f"{detector.path} does not say what to evaluate on: pass --data_name, --data_dir and --split"
+            )
+        return open_split(args.data_dir, args.data_name, args.split), args.data_name
+    data = detector.config.data
+    name = args.data_name or data.name
+    return open_split(args.data_dir or data.dir, name, args.split or data.val_split), name
 
 
 def main(argv: list[str]) -> int:
@@ -91,35 +94,45 @@ def main(argv: list[str]) -> int:
     if source is None:
         raise UserError("nothing to evaluate: pass --workdir=DIR or --checkpoint=DIR")
     devices.start_hosts()
-    model = detector.load(source, devices.make_mesh())
-    data = model.config["data"]
-    if "name" not in data and not (args.data_name and args.data_dir and args.split):
-        raise UserError(f"{model.path} does not say what to evaluate on: pass --data_name, --data_dir and --split")
-    name, split_name = args.data_name or data["name"], args.split or data["val_split"]
-    split = open_split(args.data_dir or data["dir"], name, split_name)
+    detector = load(source, devices.make_mesh())
+    split, name = open_chosen(detector)
     renamed = read_class_map(args.class_map)
-    refuse_unknown_names(renamed, model.categories, split.categories)
-    ids = ids_by_name(model.categories, split.categories, renamed)
-    missing = [other for other, known in zip(model.categories.names, ids, strict=True) if known is None]
+    refuse_unknown_names(renamed, detector.categories, split.categories)
+    ids = ids_by_name(detector.categories, split.categories, renamed)
+    missing = [other for other, known in zip(detector.categories.names, ids, strict=True) if known is None]
     if missing:
         print(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
 
     results = []
-    for row, found in tqdm(model.over(split, args.batch_size), total=len(split), disable=not sys.stderr.isatty()):
+    for row, found in tqdm(detector.over(split, args.batch_size), total=len(split), disable=not sys.stderr.isatty()):
         results += as_results(found, split.image_ids[row], ids)
     metrics = coco_eval.evaluate(split.ground_truth(), results)
-    run = model.path.parents[1] if model.path.is_dir() else Path()  # of a single file, the current folder
-    default = run / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split_name}")
+    run = detector.path.parents[1] if detector.path.is_dir() else Path()  # of a single file, the current folder
+    default = run / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split.name}")
     output = Path(args.output) if args.output else default
     if jax.process_index() == 0:
         coco_eval.write(metrics, results, output)
     print(coco_eval.format_summary(metrics))
-    print(f"{model.path} on {len(split)} images of {name} {split_name}: see {output}")
+    print(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:
         print(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
         return 1
     return 0
 
 
+def define_flags() -> None:
+    """The flags of this program."""
+    define = flags.DEFINE_string
+    define("workdir", None, "A run of detr_jax.train: its best checkpoint on its validation split.")
+    define("checkpoint", None, "A workdir, one of its checkpoints/<step>, a .pth, .safetensors or hub name.")
+    define("data_name", None, "Name of a prepared dataset; by default the run's.")
+    define("data_dir", None, "Folder of the prepared datasets; by default the run's.")
+    define("split", None, "Split to evaluate; by default the run's validation split.")
+    define("class_map", None, "JSON file {model's class name: dataset's class name} where they differ.")
+    define("output", None, "Folder for the results; by default eval/<dataset>-<split> of the run, or here.")
+    flags.DEFINE_float("min_ap", None, "Exit with status 1 if AP is lower.")
+    flags.DEFINE_integer("batch_size", 4, "Images at a time.", lower_bound=1)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

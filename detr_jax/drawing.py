@@ -1,4 +1,4 @@
-"""Boxes with their names drawn on a picture, and pictures side by side on one sheet."""
+"""Boxes with their names drawn on an image, and pictures side by side on one sheet."""
 
 import colorsys
 import os
@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detr_jax import files
 
-READABLE = 320  # a picture whose long side is shorter is enlarged first: a name does not fit into 96 pixels
+READABLE = 320  # an image with a shorter long side is enlarged first: a name does not fit into 96 pixels
 GAP = 4  # pixels between the cells of a grid
 
-Picture = UInt8[np.ndarray, "_ _ 3"]  # any height and width: the pictures of one call need not agree
+Picture = UInt8[np.ndarray, "_ _ 3"]  # of any height and width, which may differ within one call
 
 
 def color(label: int) -> tuple[int, int, int]:
@@ -26,10 +26,10 @@ def draw_boxes(image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list
     """A copy of ``image`` with a frame and a text for each box, the first box on top.
 
     Args:
-        image: the picture; below 320 pixels it comes back enlarged by a whole number, so that texts can be read.
-        boxes_xyxy: corners in pixels of ``image``; cut at its edge where they leave it, skipped when not finite.
-        texts: what to write at each box, for instance ``"cat 0.98"``; ``""`` writes nothing.
-        colors: a number for each box that picks its colour, normally its class label.
+      image: below 320 pixels it comes back enlarged by a whole number, so that texts can be read.
+      boxes_xyxy: corners in pixels of ``image``; cut at its edge where they leave it, skipped when not finite.
+      texts: what to write at each box, for instance ``"cat 0.98"``; ``""`` writes nothing.
+      colors: a number for each box that decides its colour, normally its class label.
     """
     enlarged = max(1, -(-READABLE // max(image.shape[:2])))
     canvas = Image.fromarray(image)
@@ -64,7 +64,7 @@ def _patch_size(font, text, line) -> tuple[int, int]:
 
 
 def _place(box, size, canvas_size, taken) -> tuple[int, int, int, int]:
-    """Where a text goes: above its box, inside its top or bottom, below it; the first that covers no other text."""
+    """Where a text goes: above its box, inside its top or bottom, or below; the first that covers no other."""
     (x0, y0, _, y1), (width, height) = box, size
     places = []
     for row in (y0 - height, y0, y1 - height, y1):
@@ -79,10 +79,9 @@ def _overlap(a, b) -> bool:
 
 
 def grid(images: list[Picture], columns: int, cell: int = 320) -> Picture:
-    """The pictures on one white sheet, row by row, each fitted into a square of ``cell`` pixels.
+    """The pictures on one white sheet, row by row, each scaled into a square of ``cell`` pixels.
 
-    Raises:
-        ValueError: there is no picture.
+    Raises ValueError when there is none.
     """
     if not images:
         raise ValueError("a grid needs at least one picture")

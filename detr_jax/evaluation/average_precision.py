@@ -1,10 +1,9 @@
 """COCO's matching and averaging, for all images and classes at once.
 
-pycocotools measures the overlaps; what it then does in a loop over images, classes, sizes, detections and thresholds is
-done here on arrays, with its numbers to the last bits. Each detection, best score first, takes the free object that it
-overlaps most, and at a higher IoU threshold only fewer pairs are close enough. So the thresholds are bits of one
-integer, and a single walk over the few pairs that overlap at all matches at every threshold. Source: ``cocoeval.py`` of
-pycocotools, the oracle of the tests.
+pycocotools computes the overlaps; arrays replace its loop over images, classes, sizes, detections and thresholds, with
+the same numbers to the last bits. Each detection, best score first, takes the free object that it overlaps most;
+a higher IoU threshold only leaves fewer pairs. So the thresholds are the bits of one integer, and one pass over the few
+pairs that overlap at all matches at every threshold. Source: ``cocoeval.py`` of pycocotools, the oracle of the tests.
 """
 
 from itertools import pairwise
@@ -40,16 +39,16 @@ class Instances(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of 10 IoU thresholds, 101 recall levels, K classes, A ranges of area and L limits; -1 without objects."""
+    """By 10 IoU thresholds, 101 recall levels, K classes, A ranges of area and L limits; -1 without objects."""
 
     precision: Float[np.ndarray, "10 101 K A"]  # with the largest limit
     recall: Float[np.ndarray, "10 K A L"]
     overlaps: Float[np.ndarray, " matches"]  # at IoU 0.5, objects of every size together
-    found: Bool[np.ndarray, " N"]  # which objects these matches found, the ignored ones with them
+    found: Bool[np.ndarray, " N"]  # which objects these matches found, ignored ones included
 
 
 class _Pairs(NamedTuple):
-    """Detections and objects of one image and class that overlap by IoU 0.5, by detection, the nearest object first."""
+    """Detections and objects of one image and class with IoU 0.5 or more, by detection, the nearest object first."""
 
     detections: Int[np.ndarray, " P"]
     objects: Int[np.ndarray, " P"]
@@ -68,13 +67,13 @@ def score(
     """Scores detections against the ground truth.
 
     Args:
-        objects: the ground truth.
-        crowds: 1 where an object is a crowd, which is never missed and takes any number of detections.
-        detections: what was found; of equal scores the first row comes first.
-        confidences: their scores.
-        classes: K.
-        areas: ranges [from, to] in pixels, the first of every size; objects outside are ignored.
-        limits: how many detections of one class in an image count, ascending.
+      objects: the ground truth.
+      crowds: 1 where an object is a crowd, which is never missed and matches any number of detections.
+      detections: those to score; of equal scores the first row comes first.
+      confidences: their scores.
+      classes: K.
+      areas: ranges [from, to] in pixels, the first of every size; objects outside are ignored.
+      limits: how many detections of one class in an image count, ascending.
     """
     images = int(1 + max(objects.images.max(initial=0), detections.images.max(initial=0)))
     by_group = np.argsort(objects.groups(images), kind="stable")
@@ -118,7 +117,7 @@ def _outside(instances: Instances, area: list) -> Bool[np.ndarray, " N"]:
 
 
 def _pairs(objects: Instances, crowds: np.ndarray, detections: Instances, images: int) -> _Pairs:
-    """What overlaps, of objects and detections that are sorted by group."""
+    """The overlapping pairs of objects and detections, both sorted by group."""
     groups, first, count = np.unique(objects.groups(images), return_index=True, return_counts=True)
     start, end = (np.searchsorted(detections.groups(images), groups, side) for side in ("left", "right"))
     rows, ious = [np.zeros((2, 0), int)], [np.zeros(0)]
@@ -134,7 +133,7 @@ def _pairs(objects: Instances, crowds: np.ndarray, detections: Instances, images
 
 def _match(pairs: _Pairs, ignored: np.ndarray, crowds: np.ndarray) -> Int[np.ndarray, " P"]:
     """The thresholds at which each pair is a match, as bits."""
-    order = np.lexsort((ignored[pairs.objects], pairs.detections))  # an ignored object only where no other is near
+    order = np.lexsort((ignored[pairs.objects], pairs.detections))  # an ignored object only where no other overlaps
     detections, objects, ious = (column[order] for column in pairs)
     reached = np.searchsorted(np.minimum(IOUS, 1 - 1e-10), ious, side="right")  # how many thresholds
     unmatched, free, won = [EVERY_IOU] * (1 + detections.max(initial=0)), [EVERY_IOU] * len(crowds), []
@@ -156,9 +155,14 @@ def _bits(values: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "10 N"]:
 def _precision(
     hits: Bool[np.ndarray, "10 N"], misses: Bool[np.ndarray, "10 N"], objects
 ) -> Float[np.ndarray, "10 101"]:
-    """Precision at each recall level; detections by descending score, ``objects`` to be found."""
+    """Precision at each recall level.
+
+    Args:
+      hits, misses: of the detections by descending score.
+      objects: number of objects to find.
+    """
     hits, misses = (np.cumsum(flags, axis=1, dtype=float) for flags in (hits, misses))
     precision = hits / (misses + hits + np.spacing(1))
-    precision = np.pad(precision, ((0, 0), (0, 1)))  # 0 at recalls that are never reached
+    precision = np.pad(precision, ((0, 0), (0, 1)))  # 0 at recall levels that are never reached
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # at this recall or any higher one
     return np.stack([row[np.searchsorted(found / objects, RECALLS)] for row, found in zip(best, hits, strict=True)])

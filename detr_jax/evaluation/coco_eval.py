@@ -1,9 +1,8 @@
-"""COCO average precision: from annotations and results as COCO writes them to numbers with names.
+"""COCO average precision: COCO annotations and results in, named numbers out.
 
-Ground truth is a COCO ``instances`` dictionary, results are rows of the COCO results format. ``evaluate`` gives
-the numbers that pycocotools gives, but does not stumble over the gaps that real annotation files have.
-``check_ground_truth`` scores the ground truth as if a perfect detector had found it: whatever then misses AP 1.0
-is a fault of the data that no training could make good.
+Ground truth is a COCO ``instances`` dictionary, results are rows of the COCO results format. ``evaluate`` gives the
+numbers that pycocotools gives, and accepts the missing fields that real annotation files have. ``check_ground_truth``
+scores the ground truth as the results of a perfect detector: what then misses AP 1.0 is a fault of the data.
 """
 
 import csv
@@ -20,9 +19,9 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from detr_jax import files
+from detr_jax.errors import UserError
 from detr_jax.evaluation import average_precision, plots
 from detr_jax.evaluation.average_precision import Instances, Scores
-from detr_jax.errors import UserError
 
 MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
 SHAPE_KEY = {"bbox": "bbox", "segm": "segmentation"}  # where a result keeps what is compared
@@ -42,7 +41,7 @@ class ClassMetrics(NamedTuple):
 
 
 class CocoMetrics(NamedTuple):
-    """COCO's twelve numbers in COCO's order (-1: no object of that size exists), then what stands behind them."""
+    """COCO's twelve numbers in COCO's order (-1: no object of that size exists), then what they are made of."""
 
     AP: float  # mean over IoU 0.50:0.05:0.95, 101 recall levels and the classes that have objects
     AP50: float
@@ -76,14 +75,14 @@ def evaluate(
     """Scores detections against ground truth.
 
     Args:
-        ground_truth: a COCO instances dictionary; left as it is.
-        results: rows with image_id, category_id, score and bbox (xywh in pixels); ``segmentation`` (RLE) instead of
-            bbox for ``iou_type="segm"``. One row a detection: drop repeated images before. May be empty (AP 0).
-        image_ids: score these images only; results of other images are ignored.
-        iou_type: what overlap is measured of, "bbox" or "segm".
+      ground_truth: a COCO instances dictionary; not changed.
+      results: rows with image_id, category_id, score and bbox (xywh in pixels); ``segmentation`` (RLE) instead of bbox
+        for ``iou_type="segm"``. One row per detection: repeated images must be dropped before. May be empty (AP 0).
+      image_ids: score these images only; results of other images are ignored.
+      iou_type: whose overlap is measured, "bbox" or "segm".
 
-    Raises:
-        UserError: a result is incomplete or not finite, or names an image or a class that is not in the ground truth.
+    Raises UserError when a result is incomplete or not finite, or names an image or a class that the ground truth does
+    not have.
     """
     truth = _read_truth(ground_truth, image_ids, iou_type)
     _check_results(ground_truth, results, iou_type)
@@ -101,10 +100,10 @@ def evaluate(
 
 
 class _Truth(NamedTuple):
-    """What there is to find in the images that are scored."""
+    """The objects of the images that are scored."""
 
-    images: dict  # id to rank by id
-    classes: dict  # id to rank by id
+    images: dict  # id -> rank
+    classes: dict  # id -> rank
     objects: Instances
     crowds: UInt8[np.ndarray, " N"]
 
@@ -183,7 +182,7 @@ def _score(truth: _Truth, results: list[dict], iou_type: str, **options) -> Scor
 
 
 def _mean_over_existing(values: np.ndarray) -> float:
-    """COCO's mean: -1 marks what does not exist and does not count; -1 if nothing exists."""
+    """COCO's mean: -1 marks what does not exist and is left out; -1 if nothing exists."""
     existing = values[values > -1]
     return float(existing.mean()) if existing.size else -1.0
 
@@ -241,9 +240,9 @@ def write(metrics: CocoMetrics, results: list[dict], folder: str | os.PathLike) 
 
 
 def ground_truth_as_results(ground_truth: dict) -> list[dict]:
-    """What a perfect detector would find: each object as training sees it, with score 1.
+    """The results of a perfect detector: each object as training sees it, with score 1.
 
-    Crowds are left out, boxes are cut at the edge of the image, boxes without area are left out.
+    Crowds and boxes without area are left out; boxes are cut at the edge of the image.
     """
     sizes = {image["id"]: (image.get("width", np.inf), image.get("height", np.inf)) for image in ground_truth["images"]}
     results = []
@@ -265,12 +264,10 @@ def _has_area(annotation: dict) -> bool:
 def check_ground_truth(ground_truth: dict) -> list[str]:
     """Makes sure that a perfect detector would get AP 1.0 on this data; call it before training.
 
-    Returns:
-        Warnings, one sentence each, about what limits AP without being an error: boxes without area, which training
-        drops, boxes that reach a little beyond their image, and more objects of a class in an image than COCO looks at.
+    Returns warnings, one sentence each, about what limits AP without being an error: boxes without area, which training
+    drops; boxes that reach a little beyond their image; more objects of a class in an image than COCO counts.
 
-    Raises:
-        UserError: even at IoU 0.5 a perfect detector would miss objects; the sentence names the annotations.
+    Raises UserError, which names the annotations, when a perfect detector would miss objects even at IoU 0.5.
     """
     for key, kind in (("image_id", "images"), ("category_id", "categories")):
         known = {item["id"] for item in ground_truth[kind]}
@@ -292,7 +289,7 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
         kept = [a for a in ground_truth["annotations"] if a.get("iscrowd") or _has_area(a)]
         ground_truth = {**ground_truth, "annotations": kept}
     (image_id, class_id), most = Counter((a["image_id"], a["category_id"]) for a in objects).most_common(1)[0]
-    # without COCO's limit on detections: it lowers AP, but it is no fault of the data
+    # Without COCO's limit on detections, which lowers AP but is no fault of the data.
     every_size, limits = average_precision.AREAS[:1], [max(MAX_DETECTIONS, most)]
     scores = _score(_read_truth(ground_truth, None, "bbox"), results, "bbox", areas=every_size, limits=limits)
     AP, AP50 = _mean_over_existing(scores.precision), _mean_over_existing(scores.precision[0])

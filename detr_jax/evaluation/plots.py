@@ -1,6 +1,6 @@
-"""Pictures of numbers: precision over recall, and how a training went.
+"""Plots: precision over recall, and the curves of a training.
 
-Figures are objects of their own (no pyplot), so they may be drawn in any thread and never open a window.
+Figures are made without pyplot, so they can be drawn in any thread and never open a window.
 """
 
 import json
@@ -16,7 +16,7 @@ from detr_jax import files
 from detr_jax.errors import UserError
 
 RECALL = np.linspace(0.0, 1.0, 101)  # COCO's recall levels
-MOST_CURVES = 12  # classes with a curve of their own; more cannot be told apart
+MOST_CURVES = 12  # classes up to which each has its own curve; more cannot be told apart
 PANELS = {  # title: the keys of a row that are drawn
     "loss": ("loss", "test_loss"),
     "loss terms, last decoder layer": ("loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice"),
@@ -29,7 +29,7 @@ LOGARITHMIC = {"loss", "loss terms, last decoder layer", "learning rate", "gradi
 
 
 def pr_curve(metrics, path: str | os.PathLike) -> None:
-    """Draws precision over recall of a ``CocoMetrics``: the mean over classes, and each class if they are few."""
+    """Plots precision over recall of a ``CocoMetrics``: the mean over classes, and each class if they are few."""
     with_objects = [k for k, row in enumerate(metrics.classes) if row.objects]
     several = 1 < len(with_objects) <= MOST_CURVES
     figure = Figure(figsize=(12 if several else 6.5, 5), layout="constrained")
@@ -43,7 +43,7 @@ def pr_curve(metrics, path: str | os.PathLike) -> None:
         panels[0].plot(RECALL, mean[5], label=f"IoU 0.75   AP75 {metrics.AP75:.3f}")
         panels[0].set_title(f"mean over {len(with_objects)} {'class' if len(with_objects) == 1 else 'classes'}")
     else:
-        _say(panels[0], "no objects in the ground truth")
+        _write_note(panels[0], "no objects in the ground truth")
     if several:
         for i, k in enumerate(with_objects):
             label = f"{metrics.classes[k].name}   AP50 {metrics.classes[k].AP50:.3f}"
@@ -58,16 +58,16 @@ def pr_curve(metrics, path: str | os.PathLike) -> None:
 
 
 def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
-    """Draws loss, loss terms, AP, class error, learning rate and gradient norm over steps.
+    """Plots loss, loss terms, AP, class error, learning rate and gradient norm over steps.
 
     Args:
-        rows: rows of ``metrics.jsonl`` or of ``read_original_log``; a row need not have every key, and a value that
-            is missing, null or not finite leaves a gap.
-        path: the picture to write.
+      rows: rows of ``metrics.jsonl`` or of ``read_original_log``; a value that is missing, null or not finite leaves a
+        gap.
+      path: the file to write.
     """
     rows = [_with_ap(row) for row in rows]
     figure = Figure(figsize=(15, 8))
-    # drawn while training waits: layout="constrained" would take three times as long
+    # Training waits for this plot: layout="constrained" would take three times as long.
     figure.subplots_adjust(0.05, 0.07, 0.985, 0.95, wspace=0.18, hspace=0.15)
     panels = figure.subplots(2, 3, sharex=True)
     for panel, (title, keys) in zip(panels.flat, PANELS.items(), strict=True):
@@ -78,7 +78,7 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
         panel.set_title(title, fontsize=11)
         panel.grid(alpha=0.3)
         if not panel.lines:
-            _say(panel, "no values")
+            _write_note(panel, "no values")
         elif title in LOGARITHMIC and all((np.asarray(line.get_ydata()) > 0).all() for line in panel.lines):
             panel.set_yscale("log")
         if len(keys) > 1 and panel.lines:
@@ -98,7 +98,7 @@ def _is_number(value) -> bool:
 
 
 def _draw(panel: Axes, steps: np.ndarray, values: np.ndarray, label: str, smooth: bool) -> None:
-    """One curve; a long noisy one pale, with its centred running mean over 2 % of the points on top."""
+    """One curve; a long noisy one is pale, with its centred running mean over 2 % of the points on top."""
     color = f"C{len(panel.get_legend_handles_labels()[1])}"
     window = len(values) // 50 if smooth else 1
     if window < 2:
@@ -109,7 +109,7 @@ def _draw(panel: Axes, steps: np.ndarray, values: np.ndarray, label: str, smooth
     panel.plot(steps[window // 2 :][: len(means)], means, color=color, label=label)
 
 
-def _say(panel: Axes, text: str) -> None:
+def _write_note(panel: Axes, text: str) -> None:
     panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color="grey")
 
 
@@ -121,12 +121,11 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 def read_original_log(path: str | os.PathLike, steps_per_epoch: int = 1) -> list[dict]:
     """The ``log.txt`` of facebookresearch/detr as rows like those of ``metrics.jsonl``.
 
-    One row an epoch, at the step that ended it. ``train_`` is taken off the keys; ``test_loss`` and the other
-    numbers of the validation set keep ``test_``, but for ``coco_eval_bbox`` and the like. Terms of the loss are the
-    unweighted ones, which the original logs as ``..._unscaled``, as in our own rows.
+    One row per epoch, at the step that ended it. Keys lose ``train_``; ``test_loss`` and the other numbers of the
+    validation set keep ``test_``, except ``coco_eval_bbox`` and the like. Loss terms are the unweighted ones, as in our
+    own rows; the original logs them as ``..._unscaled``.
 
-    Raises:
-        UserError: there is no such file, or it is not such a log.
+    Raises UserError when there is no such file, or when it is not such a log.
     """
     path = Path(path)
     if not path.is_file():

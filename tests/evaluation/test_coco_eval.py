@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detr_jax.evaluation import coco_eval
 from detr_jax.errors import UserError
+from detr_jax.evaluation import coco_eval
 
 
 def synthetic(seed=0, images=25):

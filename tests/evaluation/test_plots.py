@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.evaluation import coco_eval, plots
 from detr_jax.errors import UserError
+from detr_jax.evaluation import coco_eval, plots
 
 
 def metrics_of(classes, objects=5):

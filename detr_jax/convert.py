@@ -108,14 +108,25 @@ def refuse_unknown_there(model: ModelConfig, to: str, backbone: str) -> None:
             raise UserError(f"--to={to} knows no model with {name}={value}; it stays a checkpoint of detr_jax")
 
 
-def main(argv: list[str]) -> None:
-    """Reads, converts, writes, and reports what became of each tensor."""
-    args = flags.FLAGS
-    output = Path(args.output).expanduser()
+def convert(source: str | Path, output: str | Path, to: str = "jax", dilation: bool | None = None) -> None:
+    """Reads, converts, writes, and prints what became of each tensor.
+
+    Args:
+      source: a file, a folder, a workdir or a hub name.
+      output: the file or folder to write, which must not exist.
+      to: one of ``TARGETS``.
+      dilation: whether the model is a DC5 one; None is what the source tells.
+
+    Raises UserError when there is no whole detector to convert, or when the target does not have such a model; nothing
+    is written then.
+    """
+    output = Path(output).expanduser()
+    if to not in TARGETS:
+        raise UserError(f"--to={to} does not exist; choose from {', '.join(TARGETS)}")
     if output.exists():
         raise UserError(f"--output={output} exists already; choose another name")
-    weights = load_weights(args.source, "--source")
-    changes = {} if args.dilation is None else {"dilation": args.dilation}
+    weights = load_weights(source, "--source")
+    changes = {} if dilation is None else {"dilation": dilation}
     network, model, categories = make_network(weights, **changes)
     arrays = {name: weights.arrays[name] for name in network.shapes}
     extra = sorted(weights.arrays.keys() - network.shapes.keys())
@@ -123,11 +134,11 @@ def main(argv: list[str]) -> None:
     # timm's ResNet can be dilated, transformers' own cannot; but a source comes back with the names that it had.
     backbone = weights.huggingface_backbone or ("timm" if model.dilation else "native")
     try:
-        if args.to == "jax":
+        if to == "jax":
             write_jax(output, arrays, model, categories, weights)
         else:
-            refuse_unknown_there(model, args.to, backbone)
-            if args.to == "official":
+            refuse_unknown_there(model, to, backbone)
+            if to == "official":
                 write_official(output, arrays, model.masks)
             else:
                 write_huggingface(output, arrays, model, categories, backbone)
@@ -137,10 +148,16 @@ def main(argv: list[str]) -> None:
     kind = f"{model.backbone}{' DC5' if model.dilation else ''}{' with masks' if model.masks else ''}"
     print(
         f"{weights.path} is {weights.title}: {kind}, {model.num_queries} queries, {len(categories.ids)} classes\n"
-        f"{report}\nwritten to {output} ({args.to})"
+        f"{report}\nwritten to {output} ({to})"
     )
-    if args.to == "huggingface" and model.dilation and backbone == "native":
+    if to == "huggingface" and model.dilation and backbone == "native":
         print(NO_DILATION)
+
+
+def main(argv: list[str]) -> None:
+    """Converts what the flags name."""
+    args = flags.FLAGS
+    convert(args.source, args.output, args.to, args.dilation)
 
 
 def define_flags() -> None:

@@ -1,4 +1,4 @@
-"""The focal loss against its formula, and both kinds of class scores from the matching to the detections."""
+"""The focal loss against its formula, and both kinds of class scores in the matching and in the losses."""
 
 import math
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detr_jax.inference import postprocess
-from detr_jax.structures import Outputs, Predictions, Targets
+from detr_jax.config import Config, LossConfig, ModelConfig
+from detr_jax.structures import Predictions, Targets
 from detr_jax.training import losses, matcher
-from detr_jax.training.class_loss import Focal, Softmax
+from detr_jax.training.class_loss import Focal, Softmax, make_class_loss
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (2, 5, 4)).astype(np.float32)
 
@@ -66,31 +66,28 @@ def test_without_any_object_everything_is_finite(class_loss):
 
     def total(predictions):
         matches = matcher.match(predictions, targets, class_loss=class_loss)
-        divisors = losses.normalizers(targets, 5, class_loss)
-        terms = losses.losses(predictions, targets, matches.query_of_target, divisors, class_loss)
-        terms |= {f"{name}_dn": term for name, term in denoising(predictions, targets, class_loss).items()}
-        return losses.total(terms, losses.LossWeights())
-
-    def denoising(predictions, targets, class_loss):
+        divisors = losses.make_normalizers(targets, 5, class_loss)
+        terms = losses.set_losses(predictions, targets, matches.query_of_target, divisors, class_loss)
         four = Predictions(predictions.logits[:, :, :4], predictions.boxes[:, :, :4])
-        return losses.denoising_losses(four, targets, jnp.float32(1), class_loss)
+        denoising = losses.denoising_losses(four, targets, jnp.float32(1), class_loss)
+        return losses.total_loss([terms, denoising], LossConfig())
 
-    value, gradient = jax.jit(jax.value_and_grad(total))(Predictions(*map(jnp.asarray, predictions)))
-    assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in gradient)
+    value, gradient = jax.jit(jax.value_and_grad(total))(jax.tree.map(jnp.asarray, predictions))
+    assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in (gradient.logits, gradient.boxes))
 
 
 def test_focal_terms_are_divided_by_objects():
     predictions, targets = example([3, 1], LOGITS)
     matches = matcher.match(predictions, targets, class_loss=Focal())
-    divisors = losses.normalizers(targets, 5, Focal())
-    terms = losses.losses(predictions, targets, matches.query_of_target, divisors, Focal())
+    divisors = losses.make_normalizers(targets, 5, Focal())
+    terms = losses.set_losses(predictions, targets, matches.query_of_target, divisors, Focal())
     for layer in range(3):
         total = 0.0
         for image, query in np.ndindex(2, 5):
             slot = np.flatnonzero(np.asarray(matches.query_of_target)[layer, image] == query)
             label = int(targets.labels[image, slot[0]]) if len(slot) and targets.valid[image, slot[0]] else None
             total += sum(slow_focal(float(LOGITS[image, query, k]), k == label) for k in range(4))
-        assert float(terms["loss_ce"][layer]) == pytest.approx(total / 4, rel=1e-4)
+        assert float(terms.loss_ce[layer]) == pytest.approx(total / 4, rel=1e-4)
 
 
 def test_denoising_terms_are_the_mean_over_groups_of_the_objects_own_queries():
@@ -107,23 +104,11 @@ def test_denoising_terms_are_the_mean_over_groups_of_the_objects_own_queries():
             query, label = group * 4 + slot, int(targets.labels[image, slot])
             classes += sum(slow_focal(float(logits[layer, image, query, k]), k == label) for k in range(4))
             distance += float(np.abs(boxes[layer, image, query] - targets.boxes[image, slot]).sum())
-        assert float(terms["loss_ce"][layer]) == pytest.approx(classes / 4 / 2, rel=1e-4)
-        assert float(terms["loss_bbox"][layer]) == pytest.approx(distance / 4 / 2, rel=1e-4)
-    last = losses.counted(Predictions(logits, boxes), auxiliary=False)
-    for name, values in losses.denoising_losses(last, targets, jnp.float32(4), Focal()).items():
-        np.testing.assert_allclose(values, terms[name][-1:], rtol=1e-6)
-
-
-def test_proposals_are_matched_as_one_more_layer_and_named_apart():
-    predictions, _ = example([3, 1], LOGITS)
-    outputs = Outputs(*predictions, proposals=Predictions(*(values[:1] * 0.5 for values in predictions)))
-    layers = losses.layers_of(outputs, auxiliary=True)
-    assert layers.logits.shape[0] == 4 and losses.layers_of(outputs, auxiliary=False).logits.shape[0] == 2
-    np.testing.assert_array_equal(layers.boxes[0], outputs.proposals.boxes[0])
-    terms = losses.apart({"loss_ce": jnp.arange(4.0)}, "_enc", 1)
-    assert {name: values.tolist() for name, values in terms.items()} == {"loss_ce_enc": [0], "loss_ce": [1, 2, 3]}
-    weights = losses.LossWeights(loss_ce=2.0)
-    assert float(losses.total(terms, weights)) == 12.0
+        assert float(terms.loss_ce[layer]) == pytest.approx(classes / 4 / 2, rel=1e-4)
+        assert float(terms.loss_bbox[layer]) == pytest.approx(distance / 4 / 2, rel=1e-4)
+    last = losses.keep_layers(Predictions(logits, boxes), auxiliary=False)
+    for name, values in losses.denoising_losses(last, targets, jnp.float32(4), Focal())._asdict().items():
+        np.testing.assert_allclose(values, getattr(terms, name)[-1:], rtol=1e-6)
 
 
 def test_claims():
@@ -131,18 +116,6 @@ def test_claims():
     assert Softmax().claims(np.array([[3.0, 0.1], [-2.0, -0.1]])).tolist() == [True, False]
 
 
-def test_detections_of_sigmoids_are_the_best_pairs():
-    """Against a sort of all pairs in Python; a query may appear once for every class."""
-    boxes = np.random.default_rng(3).uniform(0.2, 0.6, (5, 4)).astype(np.float32)
-    scores, labels, boxes_xyxy = jax.jit(postprocess.top_pairs)(LOGITS[0], boxes)
-    pairs = sorted(((-LOGITS[0, query, k], query, k) for query, k in np.ndindex(5, 4)))
-    assert labels.tolist() == [k for _, _, k in pairs]
-    np.testing.assert_allclose(scores, [1 / (1 + math.exp(value)) for value, _, _ in pairs], rtol=1e-5)
-    x, y, w, h = boxes[[query for _, query, _ in pairs]].T
-    np.testing.assert_allclose(boxes_xyxy, np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1), atol=1e-6)
-
-
-def test_so_many_detections_as_coco_looks_at_or_as_there_are_queries():
-    for queries, classes, wanted in ((10, 3, 30), (50, 80, 100), (300, 2, 300)):
-        scores, _, _ = jax.eval_shape(postprocess.top_pairs, np.zeros((2, queries, classes)), np.zeros((2, queries, 4)))
-        assert scores.shape == (2, wanted)
+def test_the_settings_choose():
+    assert make_class_loss(Config(loss=LossConfig(no_object_weight=0.3))) == Softmax(0.3)
+    assert make_class_loss(Config(model=ModelConfig(class_scores="sigmoid"))) == Focal(0.25, 2.0)

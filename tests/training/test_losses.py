@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detr_jax.config import LossConfig
 from detr_jax.structures import Predictions, Targets
 from detr_jax.training import losses, matcher
 from detr_jax.training.class_loss import Softmax
@@ -38,9 +39,9 @@ match = jax.jit(matcher.match)
 @partial(jax.jit, static_argnames="groups")
 def value_and_gradient(predictions, targets, query, groups):
     def loss(predictions):
-        divisors = losses.normalizers(targets, predictions.logits.shape[2], SOFTMAX, groups)
-        terms = losses.losses(predictions, targets, query, divisors, SOFTMAX)
-        return losses.total(terms, losses.LossWeights()), (terms, losses.errors(predictions, targets, query, SOFTMAX))
+        divisors = losses.make_normalizers(targets, predictions.logits.shape[2], SOFTMAX, groups)
+        terms = losses.set_losses(predictions, targets, query, divisors, SOFTMAX)
+        return losses.total_loss([terms], LossConfig()), (terms, losses.count_errors(predictions, targets, query, SOFTMAX))
 
     return jax.value_and_grad(loss, has_aux=True)(predictions)
 
@@ -49,7 +50,7 @@ class Result(NamedTuple):
     query: jax.Array
     total: jax.Array
     gradient: Predictions
-    terms: dict
+    terms: losses.Terms
     errors: losses.Errors
 
 
@@ -72,7 +73,7 @@ def slow_giou(a, b) -> float:
 
 def slow_losses(predictions, targets, query, ranks: int = 1) -> dict[str, list[float]]:
     """SetCriterion of the original with the batch spread over ``ranks`` processes, whose losses DDP averages."""
-    logits, boxes = (np.asarray(x, np.float64) for x in predictions)
+    logits, boxes = (np.asarray(x, np.float64) for x in (predictions.logits, predictions.boxes))
     target_boxes, labels, valid = (np.asarray(x) for x in targets)
     query, images = np.asarray(query), logits.shape[1]
     objects = max(int(valid.sum()), 1)
@@ -106,23 +107,26 @@ def test_equal_slow_loops(ranks):  # 1 is 'global', 2 is 'per_device'
     predictions, targets = example()
     found = criterion(predictions, targets, groups=ranks)
     for name, wanted in slow_losses(predictions, targets, found.query, ranks).items():
-        np.testing.assert_allclose(found.terms[name], wanted, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(found.terms, name), wanted, rtol=1e-5, err_msg=name)
 
 
 def test_normalizers_by_hand():
     _, targets = example(counts=(2, 0, 5, 1))
-    whole = losses.normalizers(targets, 10, SOFTMAX)
+    whole = losses.make_normalizers(targets, 10, SOFTMAX)
     assert float(whole.objects) == 8
     # 8 queries with an object weigh 1, the other 32 weigh 0.1.
     np.testing.assert_allclose(whole.class_weight, [8 + 3.2], rtol=1e-6)
-    halves = losses.normalizers(targets, 10, SOFTMAX, groups=2)
+    halves = losses.make_normalizers(targets, 10, SOFTMAX, groups=2)
     assert float(halves.objects) == 8
     np.testing.assert_allclose(halves.class_weight, [2 + 1.8, 6 + 1.4], rtol=1e-6)
 
 
 def test_total_is_weighted_over_all_layers():
-    terms = {"loss_ce": jnp.array([1.0, 2.0]), "loss_bbox": jnp.array([0.5, 0.25]), "loss_giou": jnp.array([1.0, 0.0])}
-    assert float(losses.total(terms, losses.LossWeights())) == pytest.approx(3 + 5 * 0.75 + 2 * 1)
+    terms = losses.Terms(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.25]), jnp.array([1.0, 0.0]))
+    assert float(losses.total_loss([terms], LossConfig())) == pytest.approx(3 + 5 * 0.75 + 2 * 1)
+    more = losses.Terms(jnp.array([1.0]), jnp.array([0.0]), jnp.array([3.0]))  # such as the encoder's proposals
+    weights = LossConfig(class_weight=2.0, bbox_weight=4.0, giou_weight=1.0)
+    assert float(losses.total_loss([terms, more], weights)) == pytest.approx(2 * (3 + 1) + 4 * 0.75 + (1 + 3))
 
 
 def filled(targets: Targets, garbage: float, label: int) -> Targets:
@@ -160,12 +164,12 @@ def test_order_of_targets_does_not_matter():
 def test_images_without_objects(counts):
     found = criterion(*example(counts))
     assert np.isfinite(found.total) and found.total > 0
-    assert all(np.isfinite(x).all() for x in found.gradient)
+    assert all(np.isfinite(x).all() for x in (found.gradient.logits, found.gradient.boxes))
     empty = np.flatnonzero(np.array(counts) == 0)
     assert np.abs(found.gradient.logits[:, empty]).max() > 0  # they teach "no object" ...
     assert not np.any(found.gradient.boxes[:, empty])  # ... and nothing about boxes
     if not any(counts):
-        assert not np.any(found.terms["loss_bbox"]) and not np.any(found.terms["loss_giou"])
+        assert not np.any(found.terms.loss_bbox) and not np.any(found.terms.loss_giou)
 
 
 def test_unmatched_queries_get_no_box_gradient():
@@ -184,21 +188,22 @@ def test_errors_as_the_original_counts_them():
         jnp.full((2, 2, 4), 0.5), jnp.array([[2, 1], [1, 0]]), jnp.array([[True, True], [True, False]])
     )  # fmt: skip
     query = jnp.array([[[1, 0], [2, 4]]])
-    errors = losses.errors(predictions, targets, query, SOFTMAX)
+    errors = losses.count_errors(predictions, targets, query, SOFTMAX)
     # Right: query 1 says 2, query 2 says 1. Wrong: query 0 says 0 and should say 1.
-    assert float(errors.figures()["class_error"]) == pytest.approx(100 / 3)
+    assert float(errors.class_error) == pytest.approx(100 / 3)
     # Image 0 claims two objects and has two; image 1 claims three and has one.
-    np.testing.assert_allclose(errors.figures()["cardinality_error"], [(0 + 2) / 2])
+    np.testing.assert_allclose(errors.cardinality_error, [(0 + 2) / 2])
 
 
 def test_errors_look_at_the_last_layer_and_add_up():
     predictions, targets = example()
     found = criterion(predictions, targets)
-    only_last = losses.errors(Predictions(*(x[-1:] for x in predictions)), targets, found.query[-1:], SOFTMAX)
+    last = jax.tree.map(lambda x: x[-1:], predictions)
+    only_last = losses.count_errors(last, targets, found.query[-1:], SOFTMAX)
     assert only_last.correct == found.errors.correct and only_last.miscounted[0] == found.errors.miscounted[-1]
     halves = [
-        losses.errors(
-            Predictions(*(x[:, part] for x in predictions)),
+        losses.count_errors(
+            Predictions(predictions.logits[:, part], predictions.boxes[:, part]),
             Targets(*(x[part] for x in targets)),
             found.query[:, part],
             SOFTMAX,
@@ -209,11 +214,25 @@ def test_errors_look_at_the_last_layer_and_add_up():
 
 
 def test_class_error_is_100_without_objects():
-    assert float(criterion(*example((0, 0, 0, 0))).errors.figures()["class_error"]) == 100.0
+    assert float(criterion(*example((0, 0, 0, 0))).errors.class_error) == 100.0
 
 
 def test_bfloat16_predictions_give_float32_losses():
     predictions, targets = example()
     found = criterion(jax.tree.map(lambda x: x.astype(jnp.bfloat16), predictions), targets)
-    for name, values in found.terms.items():
+    for name, values in found.terms._asdict().items():
         assert values.dtype == jnp.float32 and np.isfinite(values).all(), name
+
+
+def test_proposals_are_matched_as_one_more_layer():
+    predictions, _ = example()
+    proposals = Predictions(predictions.logits[:1] * 0.5, predictions.boxes[:1] * 0.5)
+    with_proposals = predictions._replace(proposals=proposals)
+    layers = losses.stack_layers(with_proposals, auxiliary=True)
+    assert layers.logits.shape[0] == LAYERS + 1 and layers.proposals is None
+    np.testing.assert_array_equal(layers.boxes[0], proposals.boxes[0])
+    np.testing.assert_array_equal(layers.logits[1:], predictions.logits)
+    only_last = losses.stack_layers(with_proposals, auxiliary=False)
+    assert only_last.logits.shape[0] == 2
+    np.testing.assert_array_equal(only_last.logits[1], predictions.logits[-1])
+    jax.tree.map(np.testing.assert_array_equal, losses.stack_layers(predictions, auxiliary=True), predictions)

@@ -1,4 +1,4 @@
-"""The matcher: its costs written out, and what it does over a mesh; test_assignment.py holds the solvers."""
+"""The matcher: its costs written out, and what it does over a mesh; tests/ops holds the solvers."""
 
 import jax
 import jax.numpy as jnp

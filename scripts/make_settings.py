@@ -1,7 +1,7 @@
 """Writes docs/settings.md, the reference of every setting: ``python scripts/make_settings.py``.
 
-Run it from the root of the checkout after a change of detr_jax/config.py. ``tests/test_docs.py`` fails while the page is
-stale.
+Run it from the root of the checkout after a change of detr_jax/config.py. ``tests/test_docs.py`` fails while the page
+is stale.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Cross-attention that looks around each query's anchor box: the spatially modulated co-attention of SMCA-DETR.
+"""Cross-attention around each query's anchor: the spatially modulated co-attention of SMCA-DETR.
 
-Each head expects what it looks for at an offset from the centre of the anchor and within a width of its own, both in
-units of the anchor's sides and both predicted from the query. A Gaussian of that centre and width is added to the
+Each head looks for its part of the object at an offset from the centre of the anchor, within a width of its own; both
+are predicted from the query, in units of the anchor's sides. A Gaussian of that centre and width is added to the
 logits of the attention (Gao et al. 2021, arXiv:2101.07448, section 3.2).
 """
 
@@ -17,26 +17,22 @@ from detr_jax.models.layers import Linear
 from detr_jax.models.position_encoding import Grid
 from detr_jax.structures import Array
 
-EDGES = ((0.45, 0.0), (-0.45, 0.0), (0.0, 0.45), (0.0, -0.45))  # where half of the heads start to look: at the borders
-EDGE_WIDTH, CENTER_WIDTHS = 0.25, (0.3, 0.5, 1.0, 2.0)  # the other half looks around the centre, ever wider
-LOG_WIDTHS = (-3.0, 2.0)  # bounds
+EDGES = ((0.45, 0.0), (-0.45, 0.0), (0.0, 0.45), (0.0, -0.45))  # initial offsets of half of the heads: the borders
+EDGE_WIDTH, CENTER_WIDTHS = 0.25, (0.3, 0.5, 1.0, 2.0)  # the other heads start at the centre, with ever larger widths
+LOG_WIDTH_BOUNDS = (-3.0, 2.0)
 FAINTEST = -30.0  # lower bound of what is added to a logit, so that no token is ever quite out of reach
 
 
-def everywhere(queries, anchors, grid) -> None:
-    """No focus: nothing is added to the logits."""
-
-
-def _start(heads: int) -> np.ndarray:
+def _initial_windows(heads: int) -> np.ndarray:
     """Initial (offset x, offset y, log width, log height) of every head."""
-    start = np.zeros((heads, 4), np.float32)
+    windows = np.zeros((heads, 4), np.float32)
     edges = heads // 2
     for head in range(heads):
         if head < edges:
-            start[head] = *EDGES[head % 4], math.log(EDGE_WIDTH), math.log(EDGE_WIDTH)
+            windows[head] = *EDGES[head % 4], math.log(EDGE_WIDTH), math.log(EDGE_WIDTH)
         else:
-            start[head, 2:] = math.log(CENTER_WIDTHS[(head - edges) % 4])
-    return start
+            windows[head, 2:] = math.log(CENTER_WIDTHS[(head - edges) % 4])
+    return windows
 
 
 class Focus(nnx.Module):
@@ -44,15 +40,8 @@ class Focus(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
         self.heads = heads
-        start = _start(heads).reshape(-1)
-        self.window = Linear(
-            width,
-            4 * heads,
-            kernel_init=nnx.initializers.zeros_init(),
-            bias_init=lambda key, shape, dtype: jnp.asarray(start, dtype),
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.window = Linear(width, 4 * heads, bound=0.0, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.window.bias[...] = jnp.asarray(_initial_windows(heads).reshape(-1))
 
     def __call__(
         self, queries: Float[Array, "B N D"], anchors: Float[Array, "B N 4"], grid: Grid
@@ -62,20 +51,21 @@ class Focus(nnx.Module):
         centers, sides = anchors[:, :, None, :2], anchors[:, :, None, 2:]
         middle = centers + window[..., :2] * sides
         # Half a cell more: the Gaussian of a box smaller than a cell would fall between the cells.
-        width = jnp.exp(jnp.clip(window[..., 2:], *LOG_WIDTHS)) * sides + 0.5 * grid.cell[:, None, None, ::-1]
-
+        width = jnp.exp(jnp.clip(window[..., 2:], *LOG_WIDTH_BOUNDS)) * sides + 0.5 * grid.cell[:, None, None, ::-1]
         return _gaussian(middle, width, grid.rows, grid.columns).reshape(batch, count, self.heads, -1).swapaxes(1, 2)
 
 
-@jax.checkpoint  # made again in the backward pass from what is small, or it is as large as the attention's weights
+@jax.checkpoint  # the result is as large as the attention weights; the backward pass recomputes it from small inputs
 def _gaussian(
     middle: Float[Array, "B N A 2"],
     width: Float[Array, "B N A 2"],
     rows: Float[Array, "B h"],
     columns: Float[Array, "B w"],
 ) -> Float[Array, "B N A h w"]:
-    def fall(cells, axis):  # [B N A n]
+    """The logarithm of a Gaussian at every cell."""
+
+    def along(cells, axis):  # [B N A n]
         distance = (cells[:, None, None, :] - middle[..., axis, None]) / width[..., axis, None]
         return -0.5 * jnp.square(distance)
 
-    return jnp.maximum(fall(rows, 1)[..., :, None] + fall(columns, 0)[..., None, :], FAINTEST)
+    return jnp.maximum(along(rows, 1)[..., :, None] + along(columns, 0)[..., None, :], FAINTEST)

@@ -1,4 +1,4 @@
-"""Linear layers and layer norm with torch's defaults, ReLU, the perceptron of boxes and positions, running a layer."""
+"""The layers that the model is made of, with the initial values of torch and torchvision."""
 
 import math
 from functools import partial
@@ -6,9 +6,29 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Float
+from jax import lax
+from jaxtyping import Float, Int
 
+from detr_jax.config_check import GROUPS
+from detr_jax.models.padding import valid_cells
+from detr_jax.ops.convolution import convolve, convolve_stem
+from detr_jax.ops.linear import project
+from detr_jax.ops.norm import layer_norm
+from detr_jax.ops.relu import relu
 from detr_jax.structures import Array
+
+
+class Frozen(nnx.Variable):
+    """An array that is never trained: those of batch norm, and all below the first trained stage of the backbone."""
+
+
+@partial(jax.jit, static_argnames="remat")
+def apply_layer(layer: nnx.Module, *inputs, remat: bool = False):
+    """``layer(*inputs)``; with ``remat`` the backward pass recomputes its activations instead of storing them.
+
+    The jit lets layers of equal settings and shapes share one trace, which halves the time to trace a model.
+    """
+    return (jax.checkpoint(layer) if remat else layer)(*inputs)
 
 
 def symmetric_uniform(bound: float):
@@ -16,141 +36,51 @@ def symmetric_uniform(bound: float):
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _row(vector, ndim: int):
-    """[E] -> [1 ... 1 E] of so many axes."""
-    return vector.reshape((1,) * (ndim - 1) + vector.shape)
-
-
 class Linear(nnx.Linear):
-    """A linear layer, computed by ``together``."""
+    """A linear layer. It starts uniform in +-1/sqrt(fan_in) as in torch, or its kernel in +-``bound``."""
+
+    def __init__(
+        self, fan_in: int, fan_out: int, *, bound: float | None = None, zero_bias: bool = False, dtype, rngs: nnx.Rngs
+    ):
+        default = symmetric_uniform(1 / math.sqrt(fan_in))
+        super().__init__(
+            fan_in,
+            fan_out,
+            kernel_init=default if bound is None else symmetric_uniform(bound),
+            bias_init=nnx.initializers.zeros_init() if zero_bias else default,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b E"]:
-        return together(x, self)[0]
+        return apply_linears(x, self)[0]
 
 
-def together(x: Float[Array, "*b D"], *layers: Linear) -> list[Float[Array, "*b E"]]:
-    """What each of these layers, of one width, makes of ``x``, from one product."""
-    dtype = layers[0].dtype
-    kernel = jnp.concatenate([layer.kernel[...] for layer in layers], axis=-1).astype(dtype)
-    bias = jnp.concatenate([layer.bias[...] for layer in layers]).astype(dtype)
-    made = _product(x.astype(dtype), kernel)
-    return jnp.split(made + _row(bias, x.ndim), len(layers), axis=-1)
-
-
-@jax.custom_vjp
-def _product(x, kernel):
-    return x @ kernel
-
-
-def _product_backward(kept, gradient):
-    # JAX would make the kernel's gradient transposed and turn it. XLA turns it where the optimizer reads it, and for
-    # that copies parameter and moments.
-    x, kernel = kept
-    rows = tuple(range(x.ndim - 1))  # as they are: flattened, images would leave their devices
-    return gradient @ kernel.T, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
-
-
-_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
-
-
-def linear(fan_in: int, fan_out: int, *, dtype, rngs, bound: float | None = None, zero_bias: bool = False) -> Linear:
-    """A linear layer with torch's default start, +-1/sqrt(fan_in), or a given ``bound`` for the kernel."""
-    default = symmetric_uniform(1 / math.sqrt(fan_in))
-    return Linear(
-        fan_in,
-        fan_out,
-        kernel_init=default if bound is None else symmetric_uniform(bound),
-        bias_init=nnx.initializers.zeros_init() if zero_bias else default,
-        dtype=dtype,
-        rngs=rngs,
-    )
+def apply_linears(x: Float[Array, "*b D"], *layers: Linear) -> list[Float[Array, "*b E"]]:
+    """The output of each of these layers of equal width, from one matrix product."""
+    x = x.astype(layers[0].dtype)
+    return project(x, [layer.kernel[...] for layer in layers], [layer.bias[...] for layer in layers])
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm with statistics in float32, whatever ``dtype`` is."""
+    """Layer norm with torch's epsilon and float32 statistics."""
+
+    def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-        return _normed(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normed(x, scale, bias, epsilon):
-    return _normed_forward(x, scale, bias, epsilon)[0]
-
-
-def _mean(values):
-    return jnp.mean(values, axis=-1, keepdims=True)
-
-
-def _normed_forward(x, scale, bias, epsilon):
-    mean = _mean(x.astype(jnp.float32))
-    inverse = jax.lax.rsqrt(_mean(jnp.square(x - mean)) + epsilon)
-    normed = (x - mean) * (inverse * _row(scale, x.ndim)) + _row(bias, x.ndim)
-    return normed.astype(x.dtype), (x, mean, inverse, scale)
-
-
-def _normed_backward(_, kept, gradient):
-    # Both means are of what is at hand; JAX's gradient goes back through the variance, then through the mean.
-    x, mean, inverse, scale = kept
-    standard, gradient = (x - mean) * inverse, gradient.astype(jnp.float32)
-    scaled = gradient * _row(scale, x.ndim)
-    of_x = inverse * (scaled - _mean(scaled) - standard * _mean(scaled * standard))
-    rows = tuple(range(x.ndim - 1))
-    return of_x.astype(x.dtype), jnp.sum(gradient * standard, axis=rows), jnp.sum(gradient, axis=rows)
-
-
-_normed.defvjp(_normed_forward, _normed_backward)
-
-
-def layer_norm(width: int, *, dtype, rngs) -> LayerNorm:
-    """Layer norm with torch's epsilon."""
-    return LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
-
-
-@jax.custom_vjp
-def relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """max(x, 0). Its gradient asks where the result was positive, and the next layer keeps that anyway: no mask."""
-    return jnp.maximum(x, 0)
-
-
-@jax.custom_vjp
-def relu_of_sum(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """relu(x + y), the end of a residual block, to the last bit for a finite ``y``.
-
-    A CPU is given another sum. To its compiler a maximum with 0 is so cheap that it makes it again wherever the result
-    is used, and with it what all residual blocks before have added.
-    """
-    return jax.lax.platform_dependent(
-        x, y, cpu=lambda x, y: jnp.maximum(x, -y) + y, default=lambda x, y: jnp.maximum(x + y, 0)
-    )
-
-
-def _kept(result):
-    # Without the barrier XLA makes the result again wherever it is used, and keeps what it was made of as well.
-    result = jax.lax.optimization_barrier(result)
-    return result, result
-
-
-def _passed(result, gradient):
-    return jnp.where(result > 0, gradient, 0)
-
-
-relu.defvjp(lambda x: _kept(relu(x)), lambda result, gradient: (_passed(result, gradient),))
-relu_of_sum.defvjp(lambda x, y: _kept(relu_of_sum(x, y)), lambda result, gradient: (_passed(result, gradient),) * 2)
+        return layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
 
 
 class Perceptron(nnx.Module):
-    """Linear layers of these widths with ReLUs between; with ``silent`` the last one starts at zero."""
+    """Linear layers of these widths with ReLUs between; with ``zero_output`` the last layer starts at zero."""
 
-    def __init__(self, *widths: int, silent: bool = False, dtype, rngs: nnx.Rngs):
-        pairs = list(zip(widths, widths[1:], strict=False))
-        bounds = [None] * (len(pairs) - 1) + [0.0 if silent else None]
-        self.layers = nnx.List(
-            [
-                linear(*pair, bound=bound, zero_bias=bound == 0.0, dtype=dtype, rngs=rngs)
-                for pair, bound in zip(pairs, bounds, strict=True)
-            ]
-        )
+    def __init__(self, *widths: int, zero_output: bool = False, dtype, rngs: nnx.Rngs):
+        make = partial(Linear, dtype=dtype, rngs=rngs)
+        *hidden, last = zip(widths, widths[1:], strict=False)
+        layers = [make(*pair) for pair in hidden]
+        layers.append(make(*last, bound=0.0, zero_bias=True) if zero_output else make(*last))
+        self.layers = nnx.List(layers)
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b E"]:
         for layer in self.layers[:-1]:
@@ -158,10 +88,74 @@ class Perceptron(nnx.Module):
         return self.layers[-1](x)
 
 
-@partial(jax.jit, static_argnames="remat")
-def run(layer: nnx.Module, *arguments, remat: bool = False):
-    """What ``layer`` makes of these arguments; with ``remat`` it is computed again in the backward pass, not kept.
+class Conv(nnx.Module):
+    """A convolution without bias and with symmetric zero padding (Flax's 'SAME' shifts stride-2 windows).
 
-    Layers of the same settings and shapes are traced once, which is half of all tracing.
+    ``kind`` is ``Frozen`` for a kernel that is never trained. Kernels start as in torchvision.
     """
-    return (jax.checkpoint(layer) if remat else layer)(*arguments)
+
+    def __init__(self, channels_in, channels_out, size, stride=1, dilation=1, *, kind=nnx.Param, rngs: nnx.Rngs):
+        self.stride, self.dilation = stride, dilation
+        self.is_trained_stem = channels_in == 3 and dilation == 1 and kind is nnx.Param
+        he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.kernel = kind(he_normal(rngs.params(), (size, size, channels_in, channels_out)))
+
+    def __call__(
+        self, x: Float[Array, "B h w C"], scale: Float[Array, " C2"] | None = None
+    ) -> Float[Array, "B h2 w2 C2"]:
+        """The convolution, each output channel times ``scale``, which is a constant."""
+        if self.is_trained_stem:
+            return convolve_stem(x, self.kernel[...], scale, self.stride)
+        return convolve(x, self.kernel[...], scale, self.stride, self.dilation)
+
+
+class FrozenBatchNorm(nnx.Module):
+    """Batch norm with fixed statistics and affine values, which make it a scale and a shift."""
+
+    def __init__(self, channels: int):
+        self.scale = Frozen(jnp.ones(channels))
+        self.bias = Frozen(jnp.zeros(channels))
+        self.mean = Frozen(jnp.zeros(channels))
+        self.var = Frozen(jnp.ones(channels))
+
+    def scale_and_shift(self) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+        """The norm of x is scale * x + shift."""
+        scale = self.scale[...] * lax.rsqrt(self.var[...] + 1e-5)
+        return scale, self.bias[...] - self.mean[...] * scale
+
+
+class GroupNorm(nnx.Module):
+    """Group norm over the real image only, in float32 (Wu & He 2018): mask heads, backbones trained from scratch."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
+        batch, h, w, channels = x.shape
+        groups = min(GROUPS, channels)
+        # Sums over cells first, over the channels of a group last: twice as fast as a five-dimensional reduction.
+        cells = x.astype(jnp.float32).reshape(batch, h * w, channels)
+        valid = valid_cells(extent, h, w).reshape(batch, h * w)[..., None]
+        count = jnp.maximum(jnp.sum(valid, axis=1) * (channels // groups), 1)  # [B 1]
+
+        def mean_of_group(values):  # [B S C] -> [B 1 C]
+            sums = jnp.sum(values, axis=1, where=valid).reshape(batch, groups, -1).sum(axis=-1)
+            return jnp.repeat(sums / count, channels // groups, axis=1)[:, None]
+
+        centered = cells - mean_of_group(cells)
+        normal = (centered * lax.rsqrt(mean_of_group(jnp.square(centered)) + 1e-5)).reshape(x.shape)
+        return (normal * self.scale[...][None, None, None] + self.bias[...][None, None, None]).astype(x.dtype)
+
+
+NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
+
+
+def conv_then_norm(
+    conv: Conv, norm: FrozenBatchNorm | GroupNorm, x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]
+) -> Float[Array, "B h2 w2 C2"]:
+    """norm(conv(x)); ``extent`` is that of the result. Frozen batch norm leaves its scale to the convolution."""
+    if isinstance(norm, FrozenBatchNorm):
+        scale, shift = norm.scale_and_shift()
+        return conv(x, scale) + shift.astype(x.dtype)[None, None, None]
+    return norm(conv(x), extent)

@@ -1,256 +1,171 @@
-"""ResNet v1.5 (He et al. 2015) as DETR's backbone: frozen batch norm, an optional dilated last stage, inert padding.
+"""ResNet v1.5 (He et al. 2015) as DETR's backbone: frozen batch norm, an optional dilated last stage, inert padding."""
 
-An image lies in the top left corner of a larger canvas. ``area`` is its real (height, width) at the resolution of the
-feature map beside it; ``keep`` zeroes everything outside before each convolution wider than 1x1 and before the pool,
-which is exactly the zero padding that the image alone would see. So padding is inert: the canvas does not matter.
-"""
-
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, UInt8
 
-from detr_jax.ops.convolution import Conv
-from detr_jax.models.layers import relu, relu_of_sum, run
+from detr_jax.config import ARCHITECTURES, STAGES, ModelConfig
+from detr_jax.models.layers import NORMS, Conv, Frozen, apply_layer, conv_then_norm
+from detr_jax.models.padding import clear_padding, shrink
+from detr_jax.ops.pool import max_pool
+from detr_jax.ops.relu import relu, relu_of_sum
 from detr_jax.structures import Array
 
-GROUPS = 8  # of the group norm, where there are as many channels
-STAGES = ("layer1", "layer2", "layer3", "layer4")
+# Mean and standard deviation of ImageNet's colours, as in torchvision.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
-class Architecture(NamedTuple):
-    """Blocks per stage, and whether they are bottlenecks (1x1, 3x3, 1x1) or pairs of 3x3 convolutions.
+class FeatureMap(NamedTuple):
+    """The output of one stage."""
 
-    A ``small_stem`` is two 3x3 convolutions with a stride of 2 instead of a 7x7 one and a pool.
-    """
-
-    depths: tuple[int, int, int, int]
-    bottleneck: bool
-    small_stem: bool = False
+    values: Float[Array, "B h w C"]
+    extent: Int[Array, "B 2"]  # real (height, width) of each image, in cells
 
 
-ARCHITECTURES = {
-    "resnet10": Architecture((1, 1, 1, 1), bottleneck=False),  # for small sets trained from scratch
-    "resnet10_small": Architecture((1, 1, 1, 1), bottleneck=False, small_stem=True),  # and from small images
-    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
-    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
-    "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
-    "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
-}
+def normalize(pixels: UInt8[Array, "B H W 3"], sizes: Int[Array, "B 2"], dtype) -> Float[Array, "B H W 3"]:
+    """Pixels with ImageNet's mean at 0 and its deviation at 1; zero outside the image."""
+    scale = jnp.asarray([1 / (255 * deviation) for deviation in STD], jnp.float32)
+    shift = jnp.asarray([-mean / deviation for mean, deviation in zip(MEAN, STD, strict=True)], jnp.float32)
+    normal = pixels.astype(jnp.float32) * scale[None, None, None] + shift[None, None, None]
+    return clear_padding(normal, sizes).astype(dtype)
 
 
-class Frozen(nnx.Variable):
-    """A value of the model that is never trained: batch norm, and what lies below the first trained stage."""
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions beside a shortcut: the residual block of ResNet-18 and 34."""
 
+    expansion = 1
 
-def halved(area: Int[Array, "B 2"]) -> Int[Array, "B 2"]:
-    """The area after a stride of 2, rounded up as convolutions with symmetric padding do."""
-    return (area + 1) >> 1  # not // 2, which XLA makes of ten operations, and again wherever an area is used
+    def __init__(self, channels_in, channels_out, config: ModelConfig, *, stride, dilation, kind, rngs: nnx.Rngs):
+        conv, norm = partial(Conv, kind=kind, rngs=rngs), NORMS[config.norm]
+        self.conv1 = conv(channels_in, channels_out, 3, stride, dilation)
+        self.norm1 = norm(channels_out)
+        self.conv2 = conv(channels_out, channels_out, 3, 1, dilation)
+        self.norm2 = norm(channels_out)
+        reshapes = stride > 1 or channels_in != channels_out
+        self.shortcut = conv(channels_in, channels_out, 1, stride) if reshapes else None
+        self.shortcut_norm = norm(channels_out) if reshapes else None
 
-
-def areas(sizes: Int[Array, "B 2"], stride: int) -> Int[Array, "B 2"]:
-    """The areas in a feature map of this stride, a power of 2."""
-    for _ in range(stride.bit_length() - 1):
-        sizes = halved(sizes)
-    return sizes
-
-
-def valid_cells(area: Int[Array, "B 2"], h: int, w: int) -> Bool[Array, "B h w"]:
-    """True on the cells of an h x w map that belong to the real image."""
-    rows = jnp.arange(h)[None, :, None] < area[:, 0, None, None]
-    columns = jnp.arange(w)[None, None, :] < area[:, 1, None, None]
-    return rows & columns
-
-
-def keep(x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
-    """``x`` on the real image, zero outside."""
-    return x * valid_cells(area, x.shape[1], x.shape[2])[..., None].astype(x.dtype)
-
-
-def max_pool(x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
-    """The largest of 3x3 cells, with a stride of 2, of values that are not negative.
-
-    As maxima of shifted arrays: the gradient of XLA's window reduction is five times slower on a CPU.
-    """
-    # Zeros outside are as good as the usual -inf: nothing is smaller.
-    x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    rows = jnp.maximum(jnp.maximum(x[:, :-2:2], x[:, 1:-1:2]), x[:, 2::2])
-    return jnp.maximum(jnp.maximum(rows[:, :, :-2:2], rows[:, :, 1:-1:2]), rows[:, :, 2::2])
-
-
-class FrozenBatchNorm(nnx.Module):
-    """Batch norm with fixed statistics and affine values: a scale and a shift, computed in float32.
-
-    The convolution takes the scale: ``convolve`` knows where it costs least.
-    """
-
-    def __init__(self, channels: int):
-        self.scale = Frozen(jnp.ones(channels))
-        self.bias = Frozen(jnp.zeros(channels))
-        self.mean = Frozen(jnp.zeros(channels))
-        self.var = Frozen(jnp.ones(channels))
-
-    def after(self, conv: Conv, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h2 w2 C2"]:
-        """The norm of what ``conv`` makes of ``x``."""
-        scale = self.scale[...] * lax.rsqrt(self.var[...] + 1e-5)
-        shift = self.bias[...] - self.mean[...] * scale
-        return conv(x, scale) + shift.astype(x.dtype)[None, None, None]
-
-
-class GroupNorm(nnx.Module):
-    """Group norm over the real image only, in float32 (Wu & He 2018): mask heads, backbones trained from scratch."""
-
-    def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-
-    def after(self, conv: Conv, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h2 w2 C2"]:
-        """The norm of what ``conv`` makes of ``x``; ``area`` is that of the result."""
-        return self(conv(x), area)
-
-    def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C"]:
-        """The norm of ``x``."""
-        batch, h, w, channels = x.shape
-        groups = min(GROUPS, channels)
-        # Sums over cells first and over the channels of a group last: twice as fast as a five-dimensional reduction.
-        cells = x.astype(jnp.float32).reshape(batch, h * w, channels)
-        valid = valid_cells(area, h, w).reshape(batch, h * w)[..., None]
-        count = jnp.maximum(jnp.sum(valid, axis=1) * (channels // groups), 1)  # [B 1]
-
-        def mean_of_group(values):  # [B S C] -> [B 1 C]
-            sums = jnp.sum(values, axis=1, where=valid).reshape(batch, groups, -1).sum(axis=-1)
-            return jnp.repeat(sums / count, channels // groups, axis=1)[:, None]
-
-        centered = cells - mean_of_group(cells)
-        normal = (centered * lax.rsqrt(mean_of_group(jnp.square(centered)) + 1e-5)).reshape(x.shape)
-        return (normal * self.scale[...][None, None, None] + self.bias[...][None, None, None]).astype(x.dtype)
-
-
-NORMS = {"frozen_batch": FrozenBatchNorm, "group": GroupNorm}
-
-
-class Block(nnx.Module):
-    """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1."""
-
-    def __init__(
-        self, channels_in, width, *, bottleneck, stride, dilation, stride_in_1x1, norm, kind, rngs
-    ):  # fmt: skip
-        channels_out = width * 4 if bottleneck else width
-        if bottleneck:
-            first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-            layers = [(channels_in, width, 1, first, 1), (width, width, 3, second, dilation),
-                      (width, channels_out, 1, 1, 1)]  # fmt: skip
-        else:
-            layers = [(channels_in, width, 3, stride, dilation), (width, width, 3, 1, dilation)]
-        self.depth = len(layers)
-        for number, layer in enumerate(layers, start=1):  # conv1, norm1, conv2, ...: torchvision's names
-            setattr(self, f"conv{number}", Conv(*layer, kind=kind, rngs=rngs))
-            setattr(self, f"norm{number}", NORMS[norm](layer[1]))
-        reshaped = stride > 1 or channels_in != channels_out
-        self.shortcut = Conv(channels_in, channels_out, 1, stride, kind=kind, rngs=rngs) if reshaped else None
-        self.shortcut_norm = NORMS[norm](channels_out) if reshaped else None
-
-    def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]):
-        """The block's output and its area."""
-        y, y_area = x, area
-        for number in range(1, self.depth + 1):
-            conv, norm = getattr(self, f"conv{number}"), getattr(self, f"norm{number}")
-            if conv.kernel.shape[0] > 1:
-                y = keep(y, y_area)  # before the ReLU, whose result is then the one array kept for both gradients
-            if number > 1:
-                y = relu(y)
-            if conv.stride > 1:
-                y_area = halved(y_area)
-            y = norm.after(conv, y, y_area)
+    def __call__(self, x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]):
+        """The block's output and its extent."""
+        out = shrink(extent, self.conv1.stride)
+        y = conv_then_norm(self.conv1, self.norm1, clear_padding(x, extent), out)
+        y = relu(
+            clear_padding(y, out)
+        )  # in this order: then the ReLU's result is the one array kept for both gradients
+        y = conv_then_norm(self.conv2, self.norm2, y, out)
         if self.shortcut is not None:
-            x = self.shortcut_norm.after(self.shortcut, x, y_area)
-        return relu_of_sum(x, y), y_area
+            x = conv_then_norm(self.shortcut, self.shortcut_norm, x, out)
+        return relu_of_sum(x, y), out
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut: the residual block of ResNet-50 and 101.
+
+    The stride sits in the 3x3 convolution (v1.5), or with ``stride_in_1x1`` in the first one.
+    """
+
+    expansion = 4
+
+    def __init__(self, channels_in, channels_out, config: ModelConfig, *, stride, dilation, kind, rngs: nnx.Rngs):
+        conv, norm = partial(Conv, kind=kind, rngs=rngs), NORMS[config.norm]
+        width = channels_out // self.expansion
+        stride1, stride2 = (stride, 1) if config.stride_in_1x1 else (1, stride)
+        self.conv1 = conv(channels_in, width, 1, stride1)
+        self.norm1 = norm(width)
+        self.conv2 = conv(width, width, 3, stride2, dilation)
+        self.norm2 = norm(width)
+        self.conv3 = conv(width, channels_out, 1)
+        self.norm3 = norm(channels_out)
+        reshapes = stride > 1 or channels_in != channels_out
+        self.shortcut = conv(channels_in, channels_out, 1, stride) if reshapes else None
+        self.shortcut_norm = norm(channels_out) if reshapes else None
+
+    def __call__(self, x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]):
+        """The block's output and its extent."""
+        middle = shrink(extent, self.conv1.stride)
+        out = shrink(middle, self.conv2.stride)
+        y = conv_then_norm(self.conv1, self.norm1, x, middle)
+        y = relu(clear_padding(y, middle))  # in this order, as above
+        y = relu(conv_then_norm(self.conv2, self.norm2, y, out))
+        y = conv_then_norm(self.conv3, self.norm3, y, out)
+        if self.shortcut is not None:
+            x = conv_then_norm(self.shortcut, self.shortcut_norm, x, out)
+        return relu_of_sum(x, y), out
 
 
 class ResNet(nnx.Module):
-    """The backbone up to ``last_stage``.
+    """The backbone up to ``config.last_stage``.
 
-    Args:
-      name: a key of ``ARCHITECTURES``.
-      width: channels of the stem (64 in every published ResNet).
-      last_stage: 'layer4', or 'layer3' for a C4 backbone (stride 16).
-      dilation: the last stage keeps its stride at 1 and dilates instead (DC5 of the paper).
-      stride_in_1x1: the stride of a bottleneck sits in its first 1x1 convolution (Caffe and Keras weights).
-      norm: 'frozen_batch' for pretrained weights (the stem and layer1 are frozen too, as in the original),
-        'group' to train everything from scratch.
+    With frozen batch norm the stem and layer1 are not trained, as in the original.
+
+    Attributes:
+      strides, widths: pixels per cell and channels of layer1, layer2, ...
+      stride, channels: those of the last stage.
     """
 
-    def __init__(
-        self, name: str, *, width: int = 64, last_stage: str = "layer4", dilation: bool = False,
-        stride_in_1x1: bool = False, norm: str = "frozen_batch", remat: bool = False, rngs: nnx.Rngs
-    ):  # fmt: skip
-        depths, bottleneck, self.small_stem = ARCHITECTURES[name]
+    def __init__(self, config: ModelConfig, *, remat: bool = False, rngs: nnx.Rngs):
+        depths, bottleneck, self.small_stem = ARCHITECTURES[config.backbone]
+        make_block = Bottleneck if bottleneck else BasicBlock
+        width = config.backbone_width
         self.remat = remat
-        below = Frozen if norm == "frozen_batch" else nnx.Param
+        first_kind = Frozen if config.norm == "frozen_batch" else nnx.Param
         if self.small_stem:
-            self.conv0 = Conv(3, width // 2, 3, 2, kind=below, rngs=rngs)
-            self.conv1 = Conv(width // 2, width, 3, 2, kind=below, rngs=rngs)
+            self.conv0 = Conv(3, width // 2, 3, 2, kind=first_kind, rngs=rngs)
+            self.conv1 = Conv(width // 2, width, 3, 2, kind=first_kind, rngs=rngs)
         else:
-            self.conv1 = Conv(3, width, 7, 2, kind=below, rngs=rngs)
-        self.norm1 = NORMS[norm](width)
-        self.depth = int(last_stage.removeprefix("layer"))
-        self.stride = 4
-        self.strides, self.channels_of = [], []  # of layer1, layer2, ...
-        channels = width
+            self.conv1 = Conv(3, width, 7, 2, kind=first_kind, rngs=rngs)
+        self.norm1 = NORMS[config.norm](width)
+
+        self.depth = int(config.last_stage.removeprefix("layer"))
+        self.strides, self.widths = [], []
+        channels, total_stride = width, 4
         for stage in range(1, self.depth + 1):
-            dilated = dilation and stage == self.depth
+            dilated = config.dilation and stage == self.depth
             stride = 1 if stage == 1 or dilated else 2
+            kind = first_kind if stage == 1 else nnx.Param
+            channels_out = width * 2 ** (stage - 1) * make_block.expansion
             blocks = []
             for index in range(depths[stage - 1]):
+                dilation = 2 if dilated and index > 0 else 1  # torchvision dilates only after the first block
                 blocks.append(
-                    Block(
-                        channels,
-                        width * 2 ** (stage - 1),
-                        bottleneck=bottleneck,
-                        stride=stride if index == 0 else 1,
-                        dilation=2 if dilated and index > 0 else 1,  # torchvision dilates only after the first block
-                        stride_in_1x1=stride_in_1x1,
-                        norm=norm,
-                        kind=below if stage == 1 else nnx.Param,
-                        rngs=rngs,
-                    )  # fmt: skip
+                    make_block(channels, channels_out, config, stride=stride, dilation=dilation, kind=kind, rngs=rngs)
                 )
-                channels = width * 2 ** (stage - 1) * (4 if bottleneck else 1)
-            self.stride *= stride
-            self.strides.append(self.stride)
-            self.channels_of.append(channels)
+                channels, stride = channels_out, 1
             setattr(self, f"layer{stage}", nnx.List(blocks))
-        self.channels = channels
+            total_stride *= 1 if stage == 1 or dilated else 2
+            self.strides.append(total_stride)
+            self.widths.append(channels)
+        self.stride, self.channels = self.strides[-1], self.widths[-1]
 
-    def _stem(self, images, sizes):
-        x, area = images, sizes
-        if self.small_stem:
-            x, area = relu(self.conv0(keep(x, area))), halved(area)
-        x, area = keep(x, area), halved(area)
-        x = relu(self.norm1.after(self.conv1, x, area))
-        return (x, area) if self.small_stem else (max_pool(keep(x, area)), halved(area))
+    def __call__(self, x: Float[Array, "B H W 3"], sizes: Int[Array, "B 2"]) -> list[FeatureMap | None]:
+        """The feature maps of layer1, layer2, ... of normalised pixels."""
+        extent = sizes
+        if self.small_stem:  # two 3x3 convolutions
+            x, extent = relu(self.conv0(clear_padding(x, extent))), shrink(extent, 2)
+        x, extent = clear_padding(x, extent), shrink(extent, 2)
+        x = relu(conv_then_norm(self.conv1, self.norm1, x, extent))
+        if not self.small_stem:
+            x, extent = max_pool(clear_padding(x, extent)), shrink(extent, 2)
+        return self._run_stages(x, extent, 0)
 
-    def stages(self, images: Float[Array, "B H W C"], sizes: Int[Array, "B 2"], below: int = 0) -> list:
-        """(features, real area of each image in them) of layer1, layer2, ...
+    def resume(
+        self, features: Float[Array, "B h w C"], sizes: Int[Array, "B 2"], stage: int
+    ) -> list[FeatureMap | None]:
+        """The same from the features of a stage on (1: layer1, ...); None for the stages before it."""
+        extent = shrink(sizes, self.strides[stage - 1])
+        maps = [None] * (stage - 1) + [FeatureMap(features, extent)]
+        return maps + self._run_stages(features, extent, stage)
 
-        With ``below``, ``images`` are the features of that stage already, and the stages before it are None.
-        """
-        if below:
-            x, area = images, areas(sizes, self.strides[below - 1])
-            features = [None] * (below - 1) + [(x, area)]
-        else:
-            x, area = self._stem(images, sizes)
-            features = []
-        for stage in range(below + 1, self.depth + 1):
-            for block in getattr(self, f"layer{stage}"):
-                x, area = run(block, x, area, remat=self.remat and stage > 1)
-            features.append((x, area))
-        return features
-
-    def __call__(
-        self, images: Float[Array, "B H W 3"], sizes: Int[Array, "B 2"]
-    ) -> tuple[Float[Array, "B h w C"], Int[Array, "B 2"]]:
-        """Features of the last stage, and the real area of each image in them."""
-        return self.stages(images, sizes)[-1]
+    def _run_stages(self, x, extent, done: int) -> list[FeatureMap]:
+        """The maps of the stages after the first ``done``."""
+        maps = []
+        for stage, name in enumerate(STAGES[: self.depth], start=1):
+            if stage > done:
+                for block in getattr(self, name):
+                    x, extent = apply_layer(block, x, extent, remat=self.remat and stage > 1)
+                maps.append(FeatureMap(x, extent))
+        return maps

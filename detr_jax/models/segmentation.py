@@ -1,7 +1,7 @@
-"""A mask for each query (section 4.4 and figure 8 of the paper): where it looks, refined with finer features.
+"""A mask for each query (section 4.4 and figure 8 of the paper): an attention map, refined with finer features.
 
-What is the same for all queries of an image (convolved features, adapters) is computed once; only the attention maps
-and what follows from them are computed for each.
+What all queries of an image share (convolved features, adapters) is computed once; only the attention maps and what
+follows from them are computed for each query.
 """
 
 import math
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from detr_jax.models.layers import GroupNorm, Linear
+from detr_jax.models.padding import clear_padding, valid_cells
+from detr_jax.models.resnet import FeatureMap
 from detr_jax.ops.convolution import convolve
-from detr_jax.models.layers import linear, relu
-from detr_jax.models.resnet import GROUPS, GroupNorm, keep, valid_cells
+from detr_jax.ops.relu import relu
 from detr_jax.structures import Array
-
-Stage = tuple[Array, Array]  # features [B h w C] and the real area of each image in them [B 2]
 
 
 class AttentionMap(nnx.Module):
@@ -26,8 +26,8 @@ class AttentionMap(nnx.Module):
     def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
         self.heads = heads
         xavier = math.sqrt(6 / (2 * width))
-        self.query = linear(width, width, bound=xavier, zero_bias=True, dtype=dtype, rngs=rngs)
-        self.key = linear(width, width, bound=xavier, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.query = Linear(width, width, bound=xavier, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.key = Linear(width, width, bound=xavier, zero_bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, queries: Float[Array, "B M D"], memory: Float[Array, "B h w D"], valid: Bool[Array, "B h w"]
@@ -39,24 +39,26 @@ class AttentionMap(nnx.Module):
         return jax.nn.softmax(logits, axis=(2, 3, 4)).astype(memory.dtype)
 
 
-class Conv3x3(nnx.Module):
-    """A convolution with bias that sees zeros outside the real image."""
+class BiasedConv(nnx.Module):
+    """A 3x3 convolution with bias that sees zeros outside the image."""
 
     def __init__(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs):
         uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")  # torch's kaiming_uniform with a=1
         self.kernel = nnx.Param(uniform(rngs.params(), (3, 3, channels_in, channels_out)))
         self.bias = nnx.Param(jnp.zeros(channels_out))
 
-    def __call__(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"]) -> Float[Array, "B h w C2"]:
-        return self.without_bias(x, area, slice(None)) + self.bias[...].astype(x.dtype)[None, None, None]
+    def __call__(self, x: Float[Array, "B h w C"], extent: Int[Array, "B 2"]) -> Float[Array, "B h w C2"]:
+        return self.convolve_part(x, extent, slice(None)) + self.bias[...].astype(x.dtype)[None, None, None]
 
-    def without_bias(self, x: Float[Array, "B h w C"], area: Int[Array, "B 2"], inputs: slice):
-        """The part of the result that comes from these of the input channels."""
-        return convolve(keep(x, area), self.kernel[...][:, :, inputs])
+    def convolve_part(
+        self, x: Float[Array, "B h w C"], extent: Int[Array, "B 2"], inputs: slice
+    ) -> Float[Array, "B h w C2"]:
+        """The part of the result that comes from the input channels ``inputs``, without the bias."""
+        return convolve(clear_padding(x, extent), self.kernel[...][:, :, inputs])
 
 
 def upsample(x: Float[Array, "B h w C"], height: int, width: int) -> Float[Array, "B h2 w2 C"]:
-    """Each cell twice along each axis that is not yet as long as wanted; torch's nearest between ResNet's stages."""
+    """Repeats each cell along the axes that are shorter than wanted: torch's nearest, between a ResNet's stages."""
     for axis, length in ((1, height), (2, width)):
         if x.shape[axis] != length:  # equal after a dilated stage
             x = jnp.repeat(x, 2, axis=axis)
@@ -68,61 +70,70 @@ class MaskHead(nnx.Module):
 
     Args:
       width, heads: D and A of the legend.
-      channels: of the three stages below the last, from fine to coarse.
-
-    Raises ValueError where the group norms cannot have equal groups.
+      channels: of layer1, layer2 and layer3.
     """
 
     def __init__(self, width: int, heads: int, channels: Sequence[int], *, dtype, rngs: nnx.Rngs):
+        def adapter(channels_in, channels_out):
+            bound = math.sqrt(3 / channels_in)  # kaiming_uniform again
+            return Linear(channels_in, channels_out, bound=bound, zero_bias=True, dtype=dtype, rngs=rngs)
+
+        layer1, layer2, layer3 = channels
         self.attention = AttentionMap(width, heads, dtype=dtype, rngs=rngs)
-        sizes = [width + heads, width + heads, width // 2, width // 4, width // 8, width // 16]
-        if width % 16 or any(size % min(GROUPS, size) for size in sizes):
-            raise ValueError(
-                f"masks=True needs a hidden_dim of 16, 32, 64 or a multiple of 128 and heads in eights, not {width} "
-                f"and {heads}"
-            )
-        for number in range(1, 6):  # the original's lay1, gn1, lay2, ...
-            setattr(self, f"conv{number}", Conv3x3(sizes[number - 1], sizes[number], rngs=rngs))
-            setattr(self, f"norm{number}", GroupNorm(sizes[number]))
-        for number, below in enumerate(reversed(channels), start=1):
-            bound = math.sqrt(3 / below)  # kaiming_uniform again
-            adapter = linear(below, sizes[number + 1], bound=bound, zero_bias=True, dtype=dtype, rngs=rngs)
-            setattr(self, f"adapter{number}", adapter)
-        self.output = Conv3x3(sizes[-1], 1, rngs=rngs)
+        self.conv1 = BiasedConv(width + heads, width + heads, rngs=rngs)
+        self.norm1 = GroupNorm(width + heads)
+        self.conv2 = BiasedConv(width + heads, width // 2, rngs=rngs)
+        self.norm2 = GroupNorm(width // 2)
+        self.conv3 = BiasedConv(width // 2, width // 4, rngs=rngs)
+        self.norm3 = GroupNorm(width // 4)
+        self.conv4 = BiasedConv(width // 4, width // 8, rngs=rngs)
+        self.norm4 = GroupNorm(width // 8)
+        self.conv5 = BiasedConv(width // 8, width // 16, rngs=rngs)
+        self.norm5 = GroupNorm(width // 16)
+        self.adapter1 = adapter(layer3, width // 2)
+        self.adapter2 = adapter(layer2, width // 4)
+        self.adapter3 = adapter(layer1, width // 8)
+        self.output = BiasedConv(width // 16, 1, rngs=rngs)
 
     def __call__(
         self,
         queries: Float[Array, "B M D"],
         memory: Float[Array, "B S D"],
         features: Float[Array, "B S D"],
-        stages: Sequence[Stage],
+        maps: Sequence[FeatureMap],
     ) -> Float[Array, "B M h4 w4"]:
-        """Logits for any number M of queries; outside the real image they mean nothing.
+        """Logits for any number M of queries; outside the image they mean nothing.
 
         Args:
           queries: outputs of the last decoder layer.
-          memory, features: what the encoder gave and what it was given, without positions.
-          stages: the features of ``ResNet.stages``.
+          memory, features: output and input of the encoder, without positions.
+          maps: of all stages of the backbone.
         """
         batch, count, width = queries.shape
 
-        def each(x):  # [B ...] -> [B*M ...]
+        def repeat(x):  # [B ...] -> [B*M ...]
             return jnp.repeat(x, count, axis=0)
 
-        *below, (last, area) = stages
+        def refine(conv, norm, x, extent):
+            return relu(norm(conv(x, repeat(extent)), repeat(extent)))
+
+        def fuse(x, adapter, finer):
+            adapted = adapter(finer)
+            return upsample(x, *adapted.shape[1:3]) + repeat(adapted)
+
+        layer1, layer2, layer3, (last, extent) = maps
         _, h, w, _ = last.shape
-        maps = self.attention(queries, memory.reshape(batch, h, w, width), valid_cells(area, h, w))
-        maps = maps.reshape(batch * count, h, w, -1)
-        # The first convolution runs over features and maps side by side; it is linear, so the features' part is shared.
-        shared = self.conv1.without_bias(features.reshape(batch, h, w, width), area, slice(width))
+        attention = self.attention(queries, memory.reshape(batch, h, w, width), valid_cells(extent, h, w))
+        attention = attention.reshape(batch * count, h, w, -1)
+        # The first convolution sees features and attention side by side. It is linear, so the queries share the
+        # features' part.
+        shared = self.conv1.convolve_part(features.reshape(batch, h, w, width), extent, slice(width))
         shared += self.conv1.bias[...].astype(shared.dtype)[None, None, None]
-        x = each(shared) + self.conv1.without_bias(maps, each(area), slice(width, None))
-        x = relu(self.norm1(x, each(area)))
-        x = relu(self.norm2(self.conv2(x, each(area)), each(area)))
-        for number, (finer, area) in enumerate(reversed(below), start=1):
-            conv, norm = getattr(self, f"conv{number + 2}"), getattr(self, f"norm{number + 2}")
-            adapted = getattr(self, f"adapter{number}")(finer)
-            x = upsample(x, *adapted.shape[1:3]) + each(adapted)
-            x = relu(norm(conv(x, each(area)), each(area)))
-        x = self.output(x, each(area))
+        x = repeat(shared) + self.conv1.convolve_part(attention, repeat(extent), slice(width, None))
+        x = relu(self.norm1(x, repeat(extent)))
+        x = refine(self.conv2, self.norm2, x, extent)
+        x = refine(self.conv3, self.norm3, fuse(x, self.adapter1, layer3.values), layer3.extent)
+        x = refine(self.conv4, self.norm4, fuse(x, self.adapter2, layer2.values), layer2.extent)
+        x = refine(self.conv5, self.norm5, fuse(x, self.adapter3, layer1.values), layer1.extent)
+        x = self.output(x, repeat(layer1.extent))
         return x.reshape(batch, count, *x.shape[1:3]).astype(jnp.float32)

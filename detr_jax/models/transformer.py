@@ -1,8 +1,8 @@
 """The transformer of DETR (section 3.2 and figure 10 of the paper): positions enter every attention, not the input.
 
-Differences to a textbook transformer, all of the original: queries and keys carry positions, values do not; one final
-norm is shared by all decoder outputs; dropout also falls on attention weights and inside the feed-forward layer.
-Dropout keys are passed in (None: no dropout), so the model holds no random state.
+It differs from a textbook transformer as the original does: queries and keys carry positions, values do not; one final
+norm is shared by all decoder outputs; dropout also acts on attention weights and inside the feed-forward layer.
+Dropout keys are arguments (None: no dropout), so the model holds no random state.
 """
 
 import math
@@ -13,36 +13,79 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
-from detr_jax.ops.attention import Attention, dropout, split_key
-from detr_jax.models.focus import Focus, everywhere
-from detr_jax.models.layers import layer_norm, linear, relu, run
+from detr_jax.config import ModelConfig
+from detr_jax.models.focus import Focus
+from detr_jax.models.layers import LayerNorm, Linear, apply_layer, apply_linears
 from detr_jax.models.position_encoding import Grid
+from detr_jax.models.queries import Queries
+from detr_jax.ops.attention import attend
+from detr_jax.ops.dropout import dropout, split_key
+from detr_jax.ops.relu import relu
 from detr_jax.structures import Array
 
-# A GPU's products of 16 bits want sides of this multiple; XLA would pad every matrix of attention weights for them.
-ALIGNMENT = 8
+ALIGNMENT = 8  # 16-bit GPU matmuls need dimensions divisible by 8
+
+
+class Attention(nnx.Module):
+    """Multi-head attention."""
+
+    def __init__(self, config: ModelConfig, *, dtype, rngs: nnx.Rngs):
+        width = config.hidden_dim
+        self.heads, self.dropout_rate = config.heads, config.dropout
+        # torch keeps query, key and value in one 3D x D tensor, and Xavier's bound counts all of it.
+        packed, single = math.sqrt(6 / (4 * width)), math.sqrt(6 / (2 * width))
+        self.query = Linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.key = Linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.value = Linear(width, width, bound=packed, zero_bias=True, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, bound=single, zero_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        queries: Float[Array, "B Q D"],
+        keys: Float[Array, "B S D"] | None,
+        values: Float[Array, "B S D"],
+        key_valid: Bool[Array, "B S"] | None = None,
+        bias: Float[Array, "#B #A Q S"] | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Attends to the valid keys, with ``bias`` added to the logits. ``keys`` None: the queries are the keys."""
+
+        def split_heads(x):  # [B n D] -> [B A n D/A]
+            return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
+
+        if keys is None:
+            q, k = apply_linears(queries, self.query, self.key)
+        else:
+            q, k = self.query(queries), self.key(keys)
+        q, k, v = split_heads(q), split_heads(k), split_heads(self.value(values))
+        if key_valid is not None:  # a finite bias: a row without any valid key becomes uniform instead of NaN
+            hidden = jnp.where(key_valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+            bias = hidden if bias is None else bias + hidden
+        attended = attend(q * (q.shape[-1] ** -0.5), k, v, bias, dropout_key, self.dropout_rate)
+        return self.out(attended.swapaxes(1, 2).reshape(*queries.shape))
 
 
 class FeedForward(nnx.Module):
     """Two linear layers with a ReLU between."""
 
-    def __init__(self, width: int, hidden: int, dropout_rate: float, *, dtype, rngs: nnx.Rngs):
-        self.dropout_rate = dropout_rate
+    def __init__(self, config: ModelConfig, *, dtype, rngs: nnx.Rngs):
+        width, hidden = config.hidden_dim, config.feed_forward_dim
+        self.dropout_rate = config.dropout
         xavier = math.sqrt(6 / (width + hidden))
-        self.linear1 = linear(width, hidden, bound=xavier, dtype=dtype, rngs=rngs)
-        self.linear2 = linear(hidden, width, bound=xavier, dtype=dtype, rngs=rngs)
+        self.linear1 = Linear(width, hidden, bound=xavier, dtype=dtype, rngs=rngs)
+        self.linear2 = Linear(hidden, width, bound=xavier, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B n D"], dropout_key: jax.Array | None = None) -> Float[Array, "B n D"]:
-        # Dropout of what the ReLU gives would be the same, but then both would be kept for the backward pass.
+        # Dropout before ReLU is equivalent and saves one activation.
         return self.linear2(relu(dropout(self.linear1(x), self.dropout_rate, dropout_key)))
 
 
 class Residual(nnx.Module):
     """x + sublayer(x), normed after the sum as in the original, or before the sublayer with ``pre_norm``."""
 
-    def __init__(self, width: int, dropout_rate: float, pre_norm: bool, *, dtype, rngs: nnx.Rngs):
-        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.dropout_rate, self.pre_norm = dropout_rate, pre_norm
+    def __init__(self, config: ModelConfig, *, dtype, rngs: nnx.Rngs):
+        self.norm = LayerNorm(config.hidden_dim, dtype=dtype, rngs=rngs)
+        self.dropout_rate, self.pre_norm = config.dropout, config.pre_norm
 
     def __call__(self, x: Float[Array, "B n D"], sublayer, dropout_key: jax.Array | None) -> Float[Array, "B n D"]:
         if self.pre_norm:
@@ -53,10 +96,10 @@ class Residual(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Self-attention over the image's cells, then a feed-forward layer."""
 
-    def __init__(self, width, heads, hidden, dropout_rate, pre_norm, *, dtype, rngs: nnx.Rngs):
-        self.self_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
-        self.feed_forward = FeedForward(width, hidden, dropout_rate, dtype=dtype, rngs=rngs)
-        self.residuals = nnx.List([Residual(width, dropout_rate, pre_norm, dtype=dtype, rngs=rngs) for _ in range(2)])
+    def __init__(self, config: ModelConfig, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
+        self.residuals = nnx.List([Residual(config, dtype=dtype, rngs=rngs) for _ in range(2)])
 
     def __call__(
         self,
@@ -65,6 +108,7 @@ class EncoderLayer(nnx.Module):
         valid: Bool[Array, "B S"],
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B S D"]:
+        """The tokens after this layer."""
         keys = split_key(dropout_key, 4)
         around_attention, around_feed_forward = self.residuals
         x = around_attention(
@@ -74,7 +118,7 @@ class EncoderLayer(nnx.Module):
 
 
 class Memory(NamedTuple):
-    """What the decoder reads: the image as tokens."""
+    """The image as tokens, for the decoder to read."""
 
     tokens: Float[Array, "B S D"]
     positions: Float[Array, "B S D"]
@@ -85,15 +129,15 @@ class Memory(NamedTuple):
 class DecoderLayer(nnx.Module):
     """Self-attention among the queries, attention into the image, then a feed-forward layer.
 
-    With ``focused`` the attention into the image looks around each query's anchor (``models/focus.py``).
+    With ``config.focus`` the attention into the image looks around each query's anchor (``models/focus.py``).
     """
 
-    def __init__(self, width, heads, hidden, dropout_rate, pre_norm, *, focused=False, dtype, rngs: nnx.Rngs):
-        self.self_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
-        self.cross_attention = Attention(width, heads, dropout_rate, dtype=dtype, rngs=rngs)
-        self.feed_forward = FeedForward(width, hidden, dropout_rate, dtype=dtype, rngs=rngs)
-        self.residuals = nnx.List([Residual(width, dropout_rate, pre_norm, dtype=dtype, rngs=rngs) for _ in range(3)])
-        self.focus = Focus(width, heads, dtype=dtype, rngs=rngs) if focused else everywhere
+    def __init__(self, config: ModelConfig, *, dtype, rngs: nnx.Rngs):
+        self.self_attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.cross_attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
+        self.residuals = nnx.List([Residual(config, dtype=dtype, rngs=rngs) for _ in range(3)])
+        self.focus = Focus(config.hidden_dim, config.heads, dtype=dtype, rngs=rngs) if config.focus else None
 
     def __call__(
         self,
@@ -104,51 +148,31 @@ class DecoderLayer(nnx.Module):
         self_bias: Float[Array, "B 1 N N"] | None = None,
         anchors: Float[Array, "B N 4"] | None = None,
     ) -> Float[Array, "B N D"]:
-        """The queries one layer on. ``self_bias`` says who sees whom; ``anchors`` are for the focus."""
+        """The queries after this layer. ``self_bias`` says which query sees which; ``anchors`` are for the focus."""
         keys = split_key(dropout_key, 6)
         around_self, around_cross, around_feed_forward = self.residuals
-        x = around_self(
-            x,
-            lambda y: self.self_attention(y + query_positions, None, y, bias=self_bias, dropout_key=keys[0]),
-            keys[1],
-        )
-        x = around_cross(
-            x,
-            lambda y: self.cross_attention(
-                y + query_positions,
-                memory.tokens + memory.positions,
-                memory.tokens,
-                memory.valid,
-                self.focus(y, anchors, memory.grid),
-                keys[2],
-            ),
-            keys[3],
-        )
+
+        def attend_to_queries(y):
+            return self.self_attention(y + query_positions, None, y, bias=self_bias, dropout_key=keys[0])
+
+        def attend_to_image(y):
+            focus = None if self.focus is None else self.focus(y, anchors, memory.grid)
+            keys_of_image = memory.tokens + memory.positions
+            return self.cross_attention(y + query_positions, keys_of_image, memory.tokens, memory.valid, focus, keys[2])
+
+        x = around_self(x, attend_to_queries, keys[1])
+        x = around_cross(x, attend_to_image, keys[3])
         return around_feed_forward(x, lambda y: self.feed_forward(y, keys[4]), keys[5])
 
 
 class Transformer(nnx.Module):
-    """Encoder and decoder.
+    """Encoder and decoder. With ``remat`` the backward pass recomputes each layer's activations."""
 
-    Args:
-      width, heads, hidden: D, A and F of the legend.
-      encoder_layers, decoder_layers: how many of each.
-      pre_norm: norm before each sublayer; the encoder then has a final norm of its own.
-      focused: attention into the image looks around each query's anchor.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
-    """
-
-    def __init__(
-        self, width: int, heads: int, hidden: int, encoder_layers: int, decoder_layers: int, *, dropout_rate: float,
-        pre_norm: bool = False, focused: bool = False, remat: bool = False, dtype=jnp.float32, rngs: nnx.Rngs
-    ):  # fmt: skip
-        sizes = (width, heads, hidden, dropout_rate, pre_norm)
-        self.encoder = nnx.List([EncoderLayer(*sizes, dtype=dtype, rngs=rngs) for _ in range(encoder_layers)])
-        self.decoder = nnx.List(
-            [DecoderLayer(*sizes, focused=focused, dtype=dtype, rngs=rngs) for _ in range(decoder_layers)]
-        )
-        self.encoder_norm = layer_norm(width, dtype=dtype, rngs=rngs) if pre_norm else None
-        self.decoder_norm = layer_norm(width, dtype=dtype, rngs=rngs)
+    def __init__(self, config: ModelConfig, *, dtype, remat: bool = False, rngs: nnx.Rngs):
+        self.encoder = nnx.List([EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.encoder_layers)])
+        self.decoder = nnx.List([DecoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.decoder_layers)])
+        self.encoder_norm = LayerNorm(config.hidden_dim, dtype=dtype, rngs=rngs) if config.pre_norm else None
+        self.decoder_norm = LayerNorm(config.hidden_dim, dtype=dtype, rngs=rngs)
         self.remat = remat
 
     def encode(
@@ -158,28 +182,26 @@ class Transformer(nnx.Module):
         valid: Bool[Array, "B S"],
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B S D"]:
-        """The encoder's memory of the image."""
+        """The tokens after all encoder layers."""
         cells = x.shape[1]
 
-        def aligned(tokens):  # [B S ...] -> [B S8 ...]
+        def align(tokens):  # [B S ...] -> [B S8 ...]; else XLA would pad the attention weights of every layer
             return jnp.pad(tokens, [(0, 0), (0, -cells % ALIGNMENT)] + [(0, 0)] * (tokens.ndim - 2))
 
-        x, positions, valid = aligned(x), aligned(positions), aligned(valid)
+        x, positions, valid = align(x), align(positions), align(valid)
         for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
-            x = run(layer, x, positions, valid, key, remat=self.remat)
+            x = apply_layer(layer, x, positions, valid, key, remat=self.remat)
         x = x[:, :cells]
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def decode(
-        self,
-        x: Float[Array, "B N D"],
-        query_positions: Float[Array, "B N D"],
-        memory: Memory,
-        dropout_key: jax.Array | None = None,
-    ) -> Float[Array, "L B N D"]:
-        """The queries after every decoder layer, normed."""
-        outputs = []
+        self, queries: Queries, memory: Memory, dropout_key: jax.Array | None = None
+    ) -> tuple[Queries, Float[Array, "L B N D"]]:
+        """The queries as the last layer leaves them, and the normed output of every layer."""
+        x, outputs = queries.contents, []
         for layer, key in zip(self.decoder, split_key(dropout_key, len(self.decoder)), strict=True):
-            x = run(layer, x, query_positions, memory, key, remat=self.remat)
+            positions, anchors = queries.place()
+            x = apply_layer(layer, x, positions, memory, key, queries.bias, anchors, remat=self.remat)
             outputs.append(self.decoder_norm(x))
-        return jnp.stack(outputs)
+            queries = queries.refine(outputs[-1])
+        return queries, jnp.stack(outputs)

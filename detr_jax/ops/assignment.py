@@ -1,8 +1,8 @@
 """The assignment problem, exact, on the device, for many problems at once.
 
-The shortest augmenting path method (Jonker & Volgenant 1987, Crouse 2016) in one flat loop: each turn every problem
-scans one row, and a problem that finishes a row starts its next one in the same turn, so nobody waits and padded rows
-cost nothing.
+The shortest augmenting path method (Jonker & Volgenant 1987, Crouse 2016) in one flat loop: in each turn every problem
+scans one row, and a problem that finishes a row starts its next one in the same turn. So no problem waits for another,
+and padded rows cost nothing.
 """
 
 from collections.abc import Callable
@@ -10,35 +10,37 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
 
 from detr_jax.structures import Array
 
-LARGEST_COST = 1e6  # non-finite costs become this: the matching stays valid, and is counted
+LARGEST_COST = 1e6  # replaces non-finite costs: the matching stays valid, and they are counted
 
-# (costs [P T N], counts [P]) -> columns of the rows [P T], turns, non-finite costs; see ``solve``
+# (cost [P T N], counts [P]) -> column of each row [P T], turns, non-finite costs; see ``solve``
 Solver = Callable[[Array, Array], tuple[Array, Array, Array]]
 
 
 class _Search(NamedTuple):
-    """State of the flat loop for P problems. "Tree": the alternating tree grown from the current row."""
+    """State of the flat loop over P problems. The tree is the alternating tree grown from the current row."""
 
     prices: Float[Array, "P N"]  # dual variable of each column
     row_of_column: Int[Array, "P N"]  # -1: free
-    current: Int[Array, " P"]  # row being inserted; T: this problem is solved
-    scanning: Int[Array, " P"]  # row whose edges are looked at in this turn
-    reach: Float[Array, " P"]  # length of the path to that row, less its dual variable
+    current: Int[Array, " P"]  # row being inserted; T: the problem is solved
+    scanning: Int[Array, " P"]  # row whose edges are scanned in this turn
+    reach: Float[Array, " P"]  # length of the path to that row, minus its dual variable
     shortest: Float[Array, "P N"]  # length of the shortest path to each column
     parent: Int[Array, "P N"]  # the row before each column on that path
     scanned: Bool[Array, "P N"]  # columns of the tree
     path_of_row: Bool[Array, "P T N"]  # columns on the path from the current row to each row of the tree
 
 
-def cleaned(
+def clean_costs(
     cost: Float[Array, "P T N"], counts: Int[Array, " P"]
 ) -> tuple[Float[Array, "P T N"], Bool[Array, "P T"], Int[Array, ""]]:
-    """Costs that are all finite, float32; which rows are among the first ``counts``; non-finite costs in those."""
+    """(finite float32 costs, whether each row is among the first ``counts``, number of non-finite costs in those)."""
     valid = jnp.arange(cost.shape[1])[None] < counts[:, None]
     finite = jnp.isfinite(cost)
     bad = jnp.sum(jnp.where(finite, 0.0, 1.0), axis=-1)
@@ -47,29 +49,29 @@ def cleaned(
     return cost, valid, nonfinite
 
 
-def columns_of_rows(row_of_column: Int[Array, "P N"], rows: int) -> Int[Array, "P rows"]:
-    """The column that each row has; N where it has none."""
+def invert(row_of_column: Int[Array, "P N"], rows: int) -> Int[Array, "P rows"]:
+    """The column of each row; N for a row without one. Free columns have row -1."""
     count, columns = row_of_column.shape
     owner = jnp.where(row_of_column < 0, rows, row_of_column)
     column = jnp.broadcast_to(jnp.arange(columns, dtype=jnp.int32)[None], owner.shape)
-    nothing = jnp.full((count, rows), columns, jnp.int32)
-    return nothing.at[jnp.arange(count)[:, None], owner].set(column, mode="drop")
+    none = jnp.full((count, rows), columns, jnp.int32)
+    return none.at[jnp.arange(count)[:, None], owner].set(column, mode="drop")
 
 
 def _greedy_start(cost, valid):
-    """Each row takes a cheapest column unless a row before it wants the same one.
+    """Gives each row its cheapest column, unless an earlier row wants the same one.
 
-    Returns the row of each column (-1: free) and the rows without a column.
+    Returns the row of each column (-1: free) [P N], and which rows are still without a column [P T].
     """
     count, rows, columns = cost.shape
     row = jnp.arange(rows, dtype=jnp.float32)[None, :, None]
     column = jnp.arange(columns, dtype=jnp.int32)[None]
     problem = jnp.arange(count)[:, None]
-    # XLA's minimum of integers is up to six times slower on a CPU than that of floats, and its argmin twenty times.
+    # In floats: on a CPU XLA's minimum of integers is up to six times slower, and its argmin twenty times.
     cheapest = jnp.where(valid, jnp.min(cost, axis=-1), -jnp.inf)[..., None]
     first = jnp.min(jnp.where(cost == cheapest, row, jnp.float32(rows)), axis=1)
-    first = first.astype(jnp.int32)  # [P N]: the first row that wants the column, T where none does
-    # A row that is the first at several columns, all equally cheap, keeps the last of them.
+    first = first.astype(jnp.int32)  # [P N]: the first row that wants the column; T: none
+    # A row that comes first at several equally cheap columns keeps the last of them.
     kept = jnp.full_like(valid, -1, dtype=jnp.int32)
     kept = kept.at[problem, first].max(jnp.broadcast_to(column, first.shape), mode="drop")
     keeps = (first < rows) & (kept[problem, jnp.minimum(first, rows - 1)] == column)
@@ -77,9 +79,9 @@ def _greedy_start(cost, valid):
 
 
 def _turn(cost, following, state: _Search) -> _Search:
-    """Scans one row of every unsolved problem; where that reaches a free column, augments and takes the next row.
+    """Scans one row of every unsolved problem. A problem that reaches a free column augments and starts its next row.
 
-    ``following`` [P T] is the row to insert after each row, T after the last.
+    ``following`` [P T] is the row to insert after each row; T after the last.
     """
     count, rows, columns = cost.shape
     problem = jnp.arange(count)
@@ -90,8 +92,8 @@ def _turn(cost, following, state: _Search) -> _Search:
     parent = jnp.where(better, state.scanning[:, None], state.parent)
     shortest = jnp.where(better, through, state.shortest)
 
-    # The nearest column outside the tree. Among equals a free one wins: without that, ties (padding, initial weights)
-    # make each row walk through all rows before it.
+    # The nearest column outside the tree. Among equals a free one wins: otherwise ties (padding, initial weights) make
+    # each row walk through all rows before it.
     outside = jnp.where(state.scanned, jnp.inf, shortest)
     nearest = jnp.min(outside, axis=-1)
     rank = column + jnp.where(state.row_of_column < 0, 0, columns)
@@ -106,7 +108,7 @@ def _turn(cost, following, state: _Search) -> _Search:
     done = reached_free & (state.current < rows)
     done_column = done[:, None]
     current = jnp.where(done, following[problem, jnp.minimum(state.current, rows - 1)], state.current)
-    # On to the owner of the chosen column, or from the new row. The owner's edge to its column is tight, so its dual
+    # Scan the owner of the chosen column next, or the new row. The owner's edge to its column is tight, so its dual
     # variable is cost - price.
     scanning = jnp.where(reached_free, jnp.minimum(current, rows - 1), state.row_of_column[problem, chosen])
     dual = cost[problem, scanning, chosen] - state.prices[problem, chosen]
@@ -123,8 +125,8 @@ def _turn(cost, following, state: _Search) -> _Search:
     )
 
 
-def _turns_until(few: int, cost, following, state: _Search, turns):
-    """Turns until at most ``few`` problems are unsolved: (state, turns)."""
+def _turn_until(few: int, cost, following, state: _Search, turns):
+    """Takes turns until at most ``few`` problems are unsolved; returns (state, turns)."""
     rows, columns = cost.shape[1:]
     return lax.while_loop(
         lambda carry: (jnp.sum(carry[0].current < rows) > few) & (carry[1] < rows * columns),
@@ -133,16 +135,16 @@ def _turns_until(few: int, cost, following, state: _Search, turns):
     )
 
 
-def _finished(cost, following, state: _Search):
-    """Turns until every problem is solved: (row of each column, turns).
+def _search(cost, following, state: _Search):
+    """Takes turns until every problem is solved; returns (row of each column, turns).
 
-    The last eighth goes on by itself, in turns that cost less: one crowded image does not hold up all the others.
+    The last eighth of the problems continues alone, in cheaper turns: one crowded image does not slow down the others.
     """
     few = max(cost.shape[0] // 8, 1)
-    nothing = jnp.sum(state.current) * 0  # turns so far; varies with the shard
-    state, turns = _turns_until(few, cost, following, state, nothing)
-    last = jnp.argsort(state.current)[:few]  # solved ones are at the end
-    rest, turns = _turns_until(0, *jax.tree.map(lambda x: x[last], (cost, following, state)), turns)
+    turns = jnp.sum(state.current) * 0  # computed from the input, so that under shard_map it varies with the shard
+    state, turns = _turn_until(few, cost, following, state, turns)
+    last = jnp.argsort(state.current)[:few]  # solved problems are at the end
+    rest, turns = _turn_until(0, *jax.tree.map(lambda x: x[last], (cost, following, state)), turns)
     return state.row_of_column.at[last].set(rest.row_of_column), turns
 
 
@@ -151,16 +153,16 @@ def solve(
 ) -> tuple[Int[Array, "P T"], Int[Array, ""], Int[Array, ""]]:
     """Assigns the first ``counts`` rows of each problem to different columns at the least total cost.
 
-    Needs counts <= N. Returns the column of each row (N for rows past the count), the turns the loop took and the
-    number of non-finite costs. The loop ends after T * N turns whatever the numbers are: no input can hang a pod.
+    Needs counts <= N. Returns the column of each row (N for rows past the count), the number of turns, and the number
+    of non-finite costs. The loop ends after at most T * N turns, so that no input can hang a pod.
     """
     rows = cost.shape[1]
-    cost, valid, nonfinite = cleaned(cost, counts)
+    cost, valid, nonfinite = clean_costs(cost, counts)
     row_of_column, pending = _greedy_start(cost, valid)
     row = jnp.arange(rows, dtype=jnp.int32)[None]
     order = lax.cummin(jnp.where(pending, row, rows), axis=1, reverse=True)  # the first pending row from each row on
     current = order[:, 0]
-    # Starting values are derived from the inputs, so that under shard_map they vary with the shard as the loop's do.
+    # Initial values are computed from the inputs, so that under shard_map they vary with the shard as the loop's do.
     zeros = jnp.zeros_like(cost[:, 0])
     start = _Search(
         prices=zeros,
@@ -174,5 +176,13 @@ def solve(
         path_of_row=jnp.zeros_like(cost, dtype=bool),
     )
     following = jnp.pad(order[:, 1:], ((0, 0), (0, 1)), constant_values=rows)
-    row_of_column, turns = _finished(cost, following, start)
-    return columns_of_rows(row_of_column, rows), turns, nonfinite
+    row_of_column, turns = _search(cost, following, start)
+    return invert(row_of_column, rows), turns, nonfinite
+
+
+def solve_definition(cost: Float[np.ndarray, "P T N"], counts: Int[np.ndarray, " P"]) -> Int[np.ndarray, "P T"]:
+    """The columns that ``solve`` finds, or others of the same total cost: SciPy's, one problem after the other."""
+    column = np.full(cost.shape[:2], cost.shape[2])
+    for problem, count in enumerate(counts):
+        column[problem, :count] = linear_sum_assignment(cost[problem, :count])[1]
+    return column

@@ -1,8 +1,8 @@
-"""The assignment problem as a kernel for GPUs: one program solves one problem from its first row to its last.
+"""The assignment problem as a GPU kernel: each program of the grid solves one problem.
 
-The method of ``assignment`` without its waiting: no program knows of the others, and a turn is a few instructions of
-one warp instead of a few dozen launches. Written in Pallas, lowered through Triton. The row of costs that a turn scans
-is read from memory, all else stays in registers.
+The method of ``assignment.py``, but a turn is a few instructions of one warp instead of a few dozen launches, and no
+problem waits for another. Written in Pallas, lowered through Triton. The row of costs that a turn scans is read from
+memory; all else stays in registers.
 """
 
 from functools import partial
@@ -15,12 +15,12 @@ from jax.experimental import pallas
 from jax.experimental.pallas import triton
 from jaxtyping import Float, Int
 
+from detr_jax.ops.assignment import clean_costs, invert
 from detr_jax.structures import Array
-from detr_jax.ops.assignment import cleaned, columns_of_rows
 
 
 class _Tree(NamedTuple):
-    """The alternating tree grown from the row that is being inserted; names are those of ``assignment``."""
+    """The alternating tree grown from the row that is being inserted; names as in ``assignment.py``."""
 
     scanning: Int[Array, ""]
     reach: Float[Array, ""]
@@ -28,20 +28,20 @@ class _Tree(NamedTuple):
     parent: Int[Array, " N"]
     scanned: Int[Array, " N"]  # 1: column of the tree; Triton's loops carry no booleans
     nearest: Float[Array, ""]  # length of the path to the chosen column
-    chosen: Int[Array, ""]  # column that was scanned last
-    owner: Int[Array, ""]  # its row; -1: it is free, the tree is done
+    chosen: Int[Array, ""]  # column scanned last
+    owner: Int[Array, ""]  # its row; -1: it is free and the tree is complete
     turns: Int[Array, ""]
 
 
 def _insert(cost, column, limit, state):
-    """Inserts the next row of one problem: grows its tree up to a free column and augments along the path.
+    """Inserts the next row of one problem: grows its tree to a free column and augments along the path.
 
-    ``cost`` is a reference [1 T N] into memory, ``state`` is (row, price of each column, row of each column, turns).
+    ``cost`` is a reference [1 T N] into memory; ``state`` is (row, price of each column, row of each column, turns).
     """
     row, prices, row_of_column, turns = state
     columns = column.shape[0]
 
-    def at(values, index):  # there is no indexing of registers
+    def at(values, index):  # registers cannot be indexed
         return jnp.sum(jnp.where(column == index, values, jnp.zeros_like(values)))
 
     def scan(tree: _Tree) -> _Tree:
@@ -77,28 +77,28 @@ def _insert(cost, column, limit, state):
     prices = jnp.where(tree.scanned == 1, prices - (tree.nearest - tree.shortest), prices)
 
     def augment(carry):
-        """Gives a column to the row before it on the path, and goes to the column which that row had."""
+        """Gives a column to the row before it on the path, and moves on to the column that row had."""
         chosen, row_of_column = carry
         before = at(tree.parent, chosen)
         had = jnp.min(jnp.where(row_of_column == before, column, columns))  # the inserted row had none
         row_of_column = jnp.where(column == chosen, before, row_of_column)
         return jnp.where(before == row, -1, had), row_of_column
 
-    free = jnp.where(tree.owner < 0, tree.chosen, -1)  # not when the turns ran out
+    free = jnp.where(tree.owner < 0, tree.chosen, -1)  # -1 when the turns ran out
     _, row_of_column = lax.while_loop(lambda carry: carry[0] >= 0, augment, (free, row_of_column))
     return row + 1, prices, row_of_column, tree.turns
 
 
 def _program(counts, cost, row_of_column, turns, *, limit):
-    """One problem: references [1], [1 T N] in, [1 N], [1] out."""
+    """Solves one problem: references [1] and [1 T N] in, [1 N] and [1] out."""
     columns = cost.shape[-1]
     column = lax.broadcasted_iota(jnp.int32, (columns,), 0)
-    nothing = jnp.zeros((columns,), jnp.float32), jnp.full((columns,), -1, jnp.int32)
+    empty = jnp.zeros((columns,), jnp.float32), jnp.full((columns,), -1, jnp.int32)
     count = counts[0]
     _, _, rows, made = lax.while_loop(
         lambda state: (state[0] < count) & (state[3] < limit),
         partial(_insert, cost, column, limit),
-        (jnp.int32(0), *nothing, jnp.int32(0)),
+        (jnp.int32(0), *empty, jnp.int32(0)),
     )
     row_of_column[0, :] = rows
     turns[0] = made
@@ -107,17 +107,16 @@ def _program(counts, cost, row_of_column, turns, *, limit):
 def solve(
     cost: Float[Array, "P T N"], counts: Int[Array, " P"], interpret: bool = False
 ) -> tuple[Int[Array, "P T"], Int[Array, ""], Int[Array, ""]]:
-    """As ``assignment.solve``; among matchings of equal cost it may choose another. Turns are those of the longest
-    problem.
+    """As ``assignment.solve``, but among matchings of equal cost it may choose another.
 
-    Needs a GPU, unless it is interpreted.
+    The number of turns is that of the longest problem. Needs a GPU, unless ``interpret`` is set.
     """
     count, rows, columns = cost.shape
-    cost, _, nonfinite = cleaned(cost, counts)
-    padded = 1 << (columns - 1).bit_length()  # the only lengths that Triton has
+    cost, _, nonfinite = clean_costs(cost, counts)
+    padded = 1 << (columns - 1).bit_length()  # Triton has only powers of 2
     cost = jnp.pad(cost, ((0, 0), (0, 0), (0, padded - columns)), constant_values=jnp.inf)
 
-    def results(cost):  # shapes taken from the input, so that under shard_map they vary with the shard as it does
+    def results(cost):  # shapes made from the input, so that under shard_map they vary with the shard
         return cost[:, 0].astype(jnp.int32), cost[:, 0, 0].astype(jnp.int32)
 
     one = pallas.BlockSpec((1,), lambda problem: (problem,))
@@ -130,4 +129,4 @@ def solve(
         compiler_params=triton.CompilerParams(num_warps=1),
         interpret=interpret,
     )(counts.astype(jnp.int32), cost)
-    return columns_of_rows(row_of_column[:, :columns], rows), jnp.max(turns), nonfinite
+    return invert(row_of_column[:, :columns], rows), jnp.max(turns), nonfinite

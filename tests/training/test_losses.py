@@ -41,7 +41,10 @@ def value_and_gradient(predictions, targets, query, groups):
     def loss(predictions):
         divisors = losses.make_normalizers(targets, predictions.logits.shape[2], SOFTMAX, groups)
         terms = losses.set_losses(predictions, targets, query, divisors, SOFTMAX)
-        return losses.total_loss([terms], LossConfig()), (terms, losses.count_errors(predictions, targets, query, SOFTMAX))
+        return losses.total_loss([terms], LossConfig()), (
+            terms,
+            losses.count_errors(predictions, targets, query, SOFTMAX),
+        )
 
     return jax.value_and_grad(loss, has_aux=True)(predictions)
 

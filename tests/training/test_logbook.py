@@ -1,3 +1,5 @@
+"""The files of a run: every row in each, whole after a kill, equal after a continuation."""
+
 import csv
 import json
 import subprocess
@@ -7,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from detr_jax.config import Config
+from detr_jax.config_forms import to_dict
 from detr_jax.evaluation import plots
 from detr_jax.training import logbook
 from detr_jax.training.logbook import Logbook
@@ -27,7 +31,7 @@ def training_row(step):
 
 
 def unbroken(folder, steps):
-    with Logbook(folder, {"seed": 1}, steps=steps, terminal=False) as book:
+    with Logbook(folder, Config(seed=1), steps=steps, terminal=False) as book:
         for step in range(1, steps + 1):
             book.write(training_row(step))
             if step % 4 == 0:
@@ -52,7 +56,7 @@ def test_rows_in_every_file(tmp_path):
     assert table(tmp_path)[-1]["coco_eval_bbox/AP50"] == "0.01" and table(tmp_path)[0]["coco_eval_bbox/AP50"] == ""
     log = (tmp_path / "train.log").read_text()
     assert "step 3  epoch 0.30  loss 0.3" in log and "AP50 0.0100" in log
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+    assert json.loads((tmp_path / "config.json").read_text()) == to_dict(Config(seed=1))
     assert list((tmp_path / "tb").iterdir())
 
 
@@ -60,7 +64,7 @@ def test_continued_run_equals_an_unbroken_one(tmp_path):
     unbroken(tmp_path / "whole", 8)
     broken = tmp_path / "broken"
     unbroken(broken, 6)  # killed after step 6, its last checkpoint is of step 3
-    with Logbook(broken, {"seed": 1}, step=3, steps=8, terminal=False) as book:
+    with Logbook(broken, Config(seed=1), step=3, steps=8, terminal=False) as book:
         for step in range(4, 9):
             book.write(training_row(step))
             if step % 4 == 0:
@@ -77,7 +81,7 @@ def test_half_written_lines_are_repaired(tmp_path):
     for name in ("metrics.jsonl", "metrics.csv", "train.log"):
         text = (tmp_path / name).read_text()
         (tmp_path / name).write_text(text[: text.rstrip().rfind("step") + 9] if name != "metrics.csv" else text[:-4])
-    with Logbook(tmp_path, {}, step=3, steps=5, terminal=False) as book:
+    with Logbook(tmp_path, Config(), step=3, steps=5, terminal=False) as book:
         book.write(training_row(4))
     assert [row["step"] for row in jsonl(tmp_path)] == [1, 2, 4]
     assert [row["step"] for row in table(tmp_path)] == ["1", "2", "4"]
@@ -86,8 +90,8 @@ def test_half_written_lines_are_repaired(tmp_path):
 
 def test_killed_process_leaves_every_row_it_wrote(tmp_path):
     program = (
-        "import os, signal, sys; from detr_jax.training.logbook import Logbook\n"
-        "book = Logbook(sys.argv[1], {}, steps=3, terminal=False)\n"
+        "import os, signal, sys; from detr_jax.config import Config; from detr_jax.training.logbook import Logbook\n"
+        "book = Logbook(sys.argv[1], Config(), steps=3, terminal=False)\n"
         "book.write({'step': 1, 'loss': 2.0}); book.write({'step': 2, 'loss': 1.0, 'new': 5})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -111,7 +115,7 @@ def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path
 
 
 def test_columns_grow_and_numbers_that_are_not_finite_are_null(tmp_path):
-    with Logbook(tmp_path, {}, steps=2, terminal=False) as book:
+    with Logbook(tmp_path, Config(), steps=2, terminal=False) as book:
         book.write({"step": 1, "loss": jnp.float32(np.nan)})
         book.write({"step": 2, "loss": jnp.inf, "skipped": jnp.int32(1), "ids": [3, 4], "half": jnp.bfloat16(0.5)})
     strict = (tmp_path / "metrics.jsonl").read_text()
@@ -134,7 +138,7 @@ def test_curves_on_evaluations_and_at_the_end_but_not_more_often(tmp_path, drawn
 
 
 def test_other_processes_write_nothing(tmp_path):
-    with Logbook(tmp_path / "run", {}, steps=1, writes=False) as book:
+    with Logbook(tmp_path / "run", Config(), steps=1, writes=False) as book:
         book.write({"step": 1, "loss": 1.0})
         book.say("hello")
     assert not (tmp_path / "run").exists()
@@ -144,7 +148,7 @@ def test_lines_without_a_terminal_and_a_bar_on_one(tmp_path, capsys):
     unbroken(tmp_path / "lines", 2)
     shown = capsys.readouterr()
     assert "step 1  epoch 0.10  loss 0.1" in shown.out and shown.err == ""
-    with Logbook(tmp_path / "bar", {}, steps=2, terminal=True) as book:
+    with Logbook(tmp_path / "bar", Config(), steps=2, terminal=True) as book:
         book.write(training_row(1))
         book.write({"step": 2, "coco_eval_bbox": TWELVE})
     shown = capsys.readouterr()
@@ -155,3 +159,15 @@ def test_works_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr(logbook, "tensorboardX", None)
     unbroken(tmp_path, 2)
     assert len(jsonl(tmp_path)) == 2 and not (tmp_path / "tb").exists()
+
+
+def test_the_weights_are_recorded_with_their_start(tmp_path):
+    unbroken(tmp_path, 2)
+    with Logbook(tmp_path, Config(seed=1), step=2, steps=4, terminal=False, notes=["two images are alike"]) as book:
+        book.record_weights({"r50.npz": "abc"})
+    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert [start["weights_sha256"] for start in starts] == [{}, {"r50.npz": "abc"}]
+    log = (tmp_path / "train.log").read_text()
+    assert "starts at step 0 of 2" in log and "continues at step 2 of 4" in log and "note: two images are alike" in log
+    Logbook(tmp_path / "other", Config(), steps=1, writes=False).record_weights({"r50.npz": "abc"})
+    assert not (tmp_path / "other").exists()

@@ -215,9 +215,9 @@ class TrainConfig:
 class Config:
     """All settings of a run. The defaults are the published recipe of DETR with a ResNet-50."""
 
-    seed: int = setting(42, "Of the initial weights, the batches and the dropout.", least=0, most=2**32 - 1)
+    seed: int = setting(42, "Decides the initial weights, the batches and the dropout.", least=0, most=2**32 - 1)
     dtype: str = setting(
-        "float32", "Of activations and matrix products; parameters, losses and norms stay float32.",
+        "float32", "Type of activations and matrix products; parameters, losses and norms stay float32.",
         choices=("float32", "bfloat16", "float16"),
     )  # fmt: skip
     init_from: str | None = setting(

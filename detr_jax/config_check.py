@@ -30,7 +30,7 @@ def _check_rules(config: Config | ModelConfig, prefix: str = "") -> None:
             continue
         if not (least <= value and (most is None or value <= most)):  # also true for NaN
             word = "whole number" if kind is int else "number"
-            allowed = f"a {word} from {least:g} to {most:g}" if most is not None else f"a {word} of {least:g} or more"
+            allowed = f"a {word} from {least} to {most}" if most is not None else f"a {word} of {least} or more"
             raise UserError(f"{name}={value} is not possible; choose {allowed}")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import textwrap
 import types
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
@@ -116,7 +117,7 @@ def as_markdown() -> str:
         "",
         "This page is made by `python scripts/make_settings.py` from `detr_jax/config.py`.",
     ]
-    groups = {"": [Config, "Of the whole run"]}
+    groups = {"": [Config, "The run as a whole"]}
     for field in dataclasses.fields(Config):
         if dataclasses.is_dataclass(field.type):
             groups[f"{field.name}."] = [field.type, field.type.__doc__.splitlines()[0].rstrip(".")]
@@ -132,11 +133,11 @@ def _entry(name: str, kind: Any, rule: Any, default: Any) -> list[str]:
     known = []
     if rule.choices:
         known.append(f"one of {', '.join(choice or 'none' for choice in rule.choices)}")
-    if rule.least is not None or rule.most is not None:
-        known.append(f"{rule.least:g} or more" if rule.most is None else f"{rule.least:g} to {rule.most:g}")
+    if rule.least is not None:
+        known.append(f"{rule.least} or more" if rule.most is None else f"{rule.least} to {rule.most}")
     if rule.resumable:
         known.append("*resumable*")
     if rule.length:
         known.append("*resumable* unless the schedule is cosine")
     facts = "; ".join([f"default `{_shown(default)}`", *known])
-    return [f"- **`{name}`** {rule.meaning}", f"  ({facts})"]
+    return textwrap.wrap(f"- **`{name}`** {rule.meaning} ({facts})", 119, subsequent_indent="  ")

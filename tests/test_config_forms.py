@@ -61,7 +61,7 @@ def test_messages_name_flags():
 
 def test_documentation_holds_every_setting():
     text = as_markdown()
-    assert max(map(len, text.splitlines())) < 400
+    assert max(map(len, text.splitlines())) < 120
     for name in ("seed", "model.num_queries", "data.buckets", "train.cache_features", "optim.schedule"):
         assert f"**`{name}`**" in text
-    assert "one of step, cosine, constant" in text and "*resumable*" in text
+    assert "one of step, cosine, constant" in " ".join(text.split()) and "*resumable*" in text

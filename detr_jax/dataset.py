@@ -12,78 +12,91 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from detr_jax import drawing, cli
-from detr_jax.datasets import prepare as builder, folders as coco_folder, decode, inspection, shapes, split
-from detr_jax.datasets.folders import Source
+from detr_jax import cli, drawing
+from detr_jax.datasets import shapes
+from detr_jax.datasets.decode import decode
+from detr_jax.datasets.folders import SplitFolder, find_splits, refuse_different_categories
+from detr_jax.datasets.inspection import Inspection, count_objects, inspect_folder, inspect_split
+from detr_jax.datasets.prepare import Summary, prepare_dataset
+from detr_jax.datasets.split import open_split, split_names
 from detr_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 SPLITS = ("train", "val", "test")
 
-flags.DEFINE_string("name", None, "Name of the prepared dataset: lower case letters, digits and underscores.")
-flags.DEFINE_string("data_dir", "data", "Folder of all prepared datasets.")
-flags.DEFINE_string("root", None, "Folder in COCO or Roboflow layout; for shapes, the new folder to write.")
-for _split in SPLITS:
-    flags.DEFINE_string(f"{_split}_images", None, f"Folder of the {_split} images, instead of --root.")
-    flags.DEFINE_string(f"{_split}_annotations", None, f"COCO instances JSON of the {_split} images.")
-flags.DEFINE_bool("overwrite", False, "prepare: replace a dataset of the same name.")
-flags.DEFINE_bool("skip_missing", False, "prepare: leave out images that are listed but not on disk.")
-flags.DEFINE_string("split", None, "check, show, stats: which split, like train or val[:100].")
-flags.DEFINE_integer("n", 16, "show: number of images, spread evenly over the split.")
-flags.DEFINE_string("output", "grid.png", "show: the picture to write.")
-for _name, _default in shapes.DEFAULT._asdict().items():
-    flags.DEFINE_integer(_name, _default, f"shapes: {shapes.MEANING[_name]}.")
+
+def define_flags() -> None:
+    """Defines the flags of all verbs."""
+    flags.DEFINE_string("name", None, "Name of the prepared dataset: lower case letters, digits and underscores.")
+    flags.DEFINE_string("data_dir", "data", "Folder of all prepared datasets.")
+    flags.DEFINE_string("root", None, "Folder in COCO or Roboflow layout; for shapes, the new folder to write.")
+    for split in SPLITS:
+        flags.DEFINE_string(f"{split}_images", None, f"Folder of the {split} images, instead of --root.")
+        flags.DEFINE_string(f"{split}_annotations", None, f"COCO instances JSON of the {split} images.")
+    flags.DEFINE_bool("overwrite", False, "prepare: replace a dataset of the same name.")
+    flags.DEFINE_bool("skip_missing", False, "prepare: leave out images that are listed but not on disk.")
+    flags.DEFINE_string("split", None, "check, show, stats: which split, such as train or val[:100].")
+    flags.DEFINE_integer("n", 16, "show: number of images, spread evenly over the split.")
+    flags.DEFINE_string("output", "grid.png", "show: the picture to write.")
+    for name, default in shapes.DEFAULT._asdict().items():
+        flags.DEFINE_integer(name, default, f"shapes: {shapes.MEANING[name]}.")
 
 
 def prepare() -> None:
     """Images and COCO annotations -> DATA_DIR/NAME, and a line for each split."""
-    summaries = builder.prepare(
-        _sources(), FLAGS.data_dir, _name_flag(), overwrite=FLAGS.overwrite, skip_missing=FLAGS.skip_missing
+    summaries = prepare_dataset(
+        _split_folders(), FLAGS.data_dir, _dataset_name(), overwrite=FLAGS.overwrite, skip_missing=FLAGS.skip_missing
     )
-    _print_summaries(summaries)
+    for name, summary in summaries.items():
+        _print_summary(name, summary)
 
 
 def check() -> int:
-    """Decodes every image and names every defect; 1 if there is one that training would stop on."""
+    """Decodes every image, names every defect and counts the classes; 1 if training would stop on a defect."""
     if FLAGS.name:
-        splits = [FLAGS.split] if FLAGS.split else split.names(FLAGS.data_dir, FLAGS.name)
-        found = {name: inspection.of_split(split.open_split(FLAGS.data_dir, FLAGS.name, name)) for name in splits}
+        names = [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, FLAGS.name)
+        found = {name: inspect_split(open_split(FLAGS.data_dir, FLAGS.name, name)) for name in names}
     else:
-        found = {name: inspection.of_source(source) for name, source in _sources().items()}
-    for name, defects in found.items():
-        for defect in defects:
-            print(f"{name}: {defect.kind}: {defect.where}")
-        print(f"{name}: {len(defects):,} defects, {sum(defect.stops for defect in defects):,} that stop training")
-    return int(any(defect.stops for defects in found.values() for defect in defects))
+        found = {name: inspect_folder(folder) for name, folder in _split_folders().items()}
+    for name, inspection in found.items():
+        _print_inspection(name, inspection)
+    stopping = sum(defect.stops for inspection in found.values() for defect in inspection.defects)
+    try:
+        refuse_different_categories({name: inspection.categories for name, inspection in found.items()})
+    except UserError as error:
+        print(error)
+        stopping += 1
+    print(f"training would stop on {stopping:,} of these: correct them first" if stopping else "nothing stops training")
+    return int(stopping > 0)
 
 
 def show() -> None:
     """Draws the boxes and names of some images on one sheet."""
-    chosen = split.open_split(FLAGS.data_dir, _name_flag(), FLAGS.split or "train")
+    split = open_split(FLAGS.data_dir, _dataset_name(), FLAGS.split or "train")
     if FLAGS.n < 1:
         raise UserError(f"--n={FLAGS.n} shows nothing: give 1 or more")
-    pictures = []
-    for row in np.unique(np.linspace(0, len(chosen) - 1, FLAGS.n).round().astype(int)):
-        record = chosen[row]
-        names = [chosen.categories.names[label] for label in record.labels]
-        image = decode.decode(record.image, tuple(chosen.sizes[row].tolist()))
-        pictures.append(drawing.draw_boxes(image, record.boxes_xyxy_pixels, names, record.labels.tolist()))
-    drawing.save(drawing.grid(pictures, columns=int(np.ceil(len(pictures) ** 0.5))), FLAGS.output)
-    print(f"{FLAGS.output}: {len(pictures)} of {len(chosen):,} images")
+    drawn = []
+    for row in np.unique(np.linspace(0, len(split) - 1, FLAGS.n).round().astype(int)):
+        record = split[row]
+        names = [split.categories.names[label] for label in record.labels]
+        image = decode(record.image, tuple(split.sizes[row].tolist()))
+        drawn.append(drawing.draw_boxes(image, record.boxes_xyxy_pixels, names, record.labels.tolist()))
+    drawing.save(drawing.grid(drawn, columns=int(np.ceil(len(drawn) ** 0.5))), FLAGS.output)
+    print(f"{FLAGS.output}: {len(drawn)} of {len(split):,} images")
 
 
 def stats() -> None:
     """Prints how many boxes of which class and size there are, and how large the images are."""
-    for name in [FLAGS.split] if FLAGS.split else split.names(FLAGS.data_dir, _name_flag()):
-        chosen = split.open_split(FLAGS.data_dir, FLAGS.name, name)
-        counts = inspection.statistics(chosen)
-        (low_h, low_w), (mid_h, mid_w), (high_h, high_w) = np.percentile(chosen.sizes, (0, 50, 100), axis=0).astype(int)
-        print(f"{name}: {len(chosen):,} images, height {low_h} to {high_h} (median {mid_h}), ", end="")
+    for name in [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, _dataset_name()):
+        split = open_split(FLAGS.data_dir, _dataset_name(), name)
+        counts = count_objects(split)
+        (low_h, low_w), (mid_h, mid_w), (high_h, high_w) = np.percentile(split.sizes, (0, 50, 100), axis=0).astype(int)
+        print(f"{name}: {len(split):,} images, height {low_h} to {high_h} (median {mid_h}), ", end="")
         print(f"width {low_w} to {high_w} (median {mid_w}); {(counts.boxes_of_image == 0).sum():,} without boxes")
         print(f"  {counts.boxes.sum():,} boxes and {counts.crowds:,} crowds; in an image ", end="")
         print(f"{counts.boxes_of_image.mean():.1f} boxes on average, {counts.boxes_of_image.max()} at most")
         print(f"  {'id':>6} {'class':<24} {'boxes':>9} {'images':>9} {'small':>9} {'medium':>9} {'large':>9}")
-        for label, (category_id, title) in enumerate(zip(*chosen.categories, strict=True)):
+        for label, (category_id, title) in enumerate(zip(*split.categories, strict=True)):
             numbers = (counts.boxes[label].sum(), counts.images[label], *counts.boxes[label])
             print(f"  {category_id:>6} {title:<24} " + " ".join(f"{number:>9,}" for number in numbers))
 
@@ -104,13 +117,13 @@ def draw_shapes() -> None:
 VERBS = {"prepare": prepare, "check": check, "show": show, "stats": stats, "shapes": draw_shapes}
 
 
-def _name_flag() -> str:
+def _dataset_name() -> str:
     if not FLAGS.name:
         raise UserError("the dataset has no name yet: pass --name=NAME (and --data_dir=DIR if it is not ./data)")
     return FLAGS.name
 
 
-def _sources() -> dict[str, Source]:
+def _split_folders() -> dict[str, SplitFolder]:
     """The splits that the flags describe: explicit paths, or what lies in --root."""
     given = {name: (FLAGS[f"{name}_images"].value, FLAGS[f"{name}_annotations"].value) for name in SPLITS}
     for name, (images, annotations) in given.items():
@@ -119,27 +132,42 @@ def _sources() -> dict[str, Source]:
             raise UserError(
                 f"--{name}_{missing} is missing: pass it with --{name}_{'images' if annotations else 'annotations'}"
             )
-    explicit = {name: Source(*(Path(path).expanduser() for path in pair)) for name, pair in given.items() if all(pair)}
+    explicit = {
+        name: SplitFolder(*(Path(path).expanduser() for path in pair)) for name, pair in given.items() if all(pair)
+    }
     if bool(explicit) == bool(FLAGS.root):
         raise UserError(
             "pass either --root=FOLDER or explicit paths (--train_images, --train_annotations, --val_images, "
             f"--val_annotations){', not both' if explicit else ''}"
         )
-    return explicit or coco_folder.find_sources(FLAGS.root)
+    return explicit or find_splits(FLAGS.root)
 
 
-def _print_summaries(summaries: dict[str, builder.Summary]) -> None:
-    for name, summary in summaries.items():
-        degenerate = summary.degenerate
-        print(
-            f"{name}: {summary.images:,} images ({summary.empty:,} empty), {summary.missing:,} missing, "
-            f"{summary.targets:,} boxes, {summary.crowd:,} crowds, {len(degenerate):,} degenerate boxes dropped, "
-            f"{summary.classes:,} classes"
-        )
-        for where in degenerate[:10]:
-            print(f"  degenerate: {where}")
-        if len(degenerate) > 10:
-            print(f"  ... and {len(degenerate) - 10:,} more: python -m detr_jax.dataset check lists them")
+def _print_summary(name: str, summary: Summary) -> None:
+    degenerate = summary.degenerate
+    print(
+        f"{name}: {summary.images:,} images ({summary.empty:,} empty), {summary.missing:,} missing, "
+        f"{summary.targets:,} boxes, {summary.crowd:,} crowds, {len(degenerate):,} degenerate boxes dropped, "
+        f"{summary.classes:,} classes"
+    )
+    for where in degenerate[:10]:
+        print(f"  degenerate: {where}")
+    if len(degenerate) > 10:
+        print(f"  ... and {len(degenerate) - 10:,} more: python -m detr_jax.dataset check lists them")
+
+
+def _print_inspection(name: str, inspection: Inspection) -> None:
+    """What was checked, every defect, the table of classes, and the count of defects."""
+    categories, defects = inspection.categories, inspection.defects
+    boxes, classes = int(inspection.boxes.sum()), len(categories.ids)
+    print(f"{name}: checked {inspection.images:,} images, {boxes:,} boxes, {classes:,} classes")
+    for defect in defects:
+        print(f"  {defect.kind}: {defect.where}")
+    print(f"  {'id':>6} {'class':<24} {'boxes':>9}")
+    for category_id, title, count in zip(*categories, inspection.boxes.tolist(), strict=True):
+        print(f"  {category_id:>6} {title:<24} {count:>9,}")
+    plural = "" if len(defects) == 1 else "s"
+    print(f"{name}: {len(defects):,} defect{plural}, {sum(defect.stops for defect in defects):,} that stop training")
 
 
 def main(argv: list[str]) -> int | None:
@@ -151,4 +179,4 @@ def main(argv: list[str]) -> int | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from detr_jax.datasets import prepare as builder, folders as coco_folder, shapes
+from detr_jax.datasets import shapes
+from detr_jax.datasets.folders import find_splits
+from detr_jax.datasets.prepare import prepare_dataset
 
 REPOSITORY = Path(__file__).parents[1]
 TRAIN, VAL, SIZE = 12, 4, 64
@@ -44,7 +46,7 @@ for arguments in json.load(sys.stdin):
         for number, file in enumerate(files, start=1):
             os.dup2(file.fileno(), number)
         sys.argv[1:] = arguments
-        cli.run(module.main)
+        cli.run(module.main, module.define_flags)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     done.append([status] + [file.seek(0) or file.read() for file in files])
 json.dump(done, sys.stdout)
@@ -61,7 +63,7 @@ class Programs:
     def __init__(self, folder: Path):
         self.folder, self.raw, self.data = folder, folder / "raw", folder / "data"
         shapes.write(self.raw, shapes.Settings(train=TRAIN, val=VAL, size=SIZE, max_objects=3))
-        builder.prepare(coco_folder.find_sources(self.raw), self.data, "tiny")
+        prepare_dataset(find_splits(self.raw), self.data, "tiny")
 
     def environment(self, **changes: object) -> dict[str, str]:
         """The environment of a program: one device, unless ``changes`` say otherwise."""

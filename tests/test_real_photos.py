@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from programs import of_session, rows
+
+from tests.programs import of_session, rows
 
 pytestmark = pytest.mark.slow
 

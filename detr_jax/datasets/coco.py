@@ -1,10 +1,11 @@
-"""COCO annotations as dicts: reading a file, its classes, the rule that makes training targets.
+"""COCO annotations as dicts: reading a file, its classes, and the rule that makes training targets.
 
-A file too large for dicts is read as columns by ``coco_columns``; the rules it shares are written here.
+A file too large for dicts is read as columns by ``coco_stream``, which shares the rules of this module.
 """
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple,
 hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote,
 keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
 hair drier, toothbrush"""
-# The 80 classes of COCO detection, in the order of the official file. Eleven of the ids up to 91 were never used.
+# The 80 classes of COCO detection, in the order of the official file. Some of the ids up to 90 are not used.
 COCO_CATEGORIES = Categories(
     ids=tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)),
     names=tuple(name.strip() for name in _COCO_NAMES.split(",")),
@@ -34,7 +35,7 @@ towel, wall-brick, wall-stone, wall-tile, wall-wood, water-other, window-blind, 
 ceiling-merged, sky-other-merged, cabinet-merged, table-merged, floor-other-merged, pavement-merged, mountain-merged,
 grass-merged, dirt-merged, paper-merged, food-other-merged, building-other-merged, rock-merged, wall-other-merged,
 rug-merged"""
-# What COCO panoptic has beside the 80 classes, by the ids of its official file.
+# What COCO panoptic has besides the 80 classes, with the ids of its official file.
 COCO_STUFF = Categories(
     ids=(
         92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154,
@@ -45,8 +46,8 @@ COCO_STUFF = Categories(
 WANTED = "give a COCO instances file, an object with images, annotations (with bbox) and categories"
 
 
-def read(path: str | os.PathLike) -> dict:
-    """The whole file as one dict, for evaluation. ``UserError`` when it is missing, not JSON or of another kind."""
+def read_annotations(path: str | os.PathLike) -> dict:
+    """The whole file as one dict. Raises UserError when it is missing, not JSON, or JSON of another kind."""
     try:
         annotations = json.loads(Path(path).read_bytes())
     except OSError as error:
@@ -61,9 +62,11 @@ def read(path: str | os.PathLike) -> dict:
 
 
 def refuse_other_kinds(path: Path, first: dict[str | None, Any]) -> None:
-    """``UserError`` when a file is of a known kind, but not ground truth for detection.
+    """Raises UserError, which names the kind, when a file is of a known kind but no ground truth for detection.
 
-    ``first`` maps each top-level key (None for a file that is one array) to its value, of an array the first element.
+    Args:
+      first: of each top-level key the value, or of an array its first element. The key of a file that is one array is
+        None.
     """
 
     def has(key: str | None, *names: str) -> bool:
@@ -83,7 +86,7 @@ def refuse_other_kinds(path: Path, first: dict[str | None, Any]) -> None:
 
 
 def refuse_incomplete(path: Path, first: dict[str | None, Any]) -> None:
-    """``UserError`` when the images, annotations or categories are absent or none; ``first`` as above."""
+    """Raises UserError when images, annotations or categories are missing or empty; ``first`` is as above."""
     missing = [key for key in ("images", "annotations", "categories") if key not in first]
     if missing:
         keys = ", ".join(map(str, first)) or "nothing"
@@ -93,27 +96,24 @@ def refuse_incomplete(path: Path, first: dict[str | None, Any]) -> None:
             raise UserError(f"{path} lists no {key}: export the file again with its {key}")
 
 
-def categories(annotations: dict) -> Categories:
-    """The classes of a COCO dict, sorted by id: any ids, gaps and names. ``UserError`` when an id is used twice."""
-    rows = sorted(annotations["categories"], key=lambda row: row["id"])
-    table = Categories(tuple(row["id"] for row in rows), tuple(str(row.get("name", row["id"])) for row in rows))
+def categories(rows: Sequence[Mapping]) -> Categories:
+    """The classes of the ``categories`` of a COCO file, sorted by id: any ids, gaps and names.
+
+    Raises UserError when an id is used twice.
+    """
+    table = Categories.from_rows(rows)
     for one, next_one in zip(table.ids, table.ids[1:], strict=False):
         if one == next_one:
             raise UserError(f"category id {one} is used twice: give each category its own id")
     return table
 
 
-def category_rows(categories: Categories) -> list[dict]:
-    """The ``categories`` of a COCO dict."""
-    return [{"id": i, "name": name} for i, name in zip(categories.ids, categories.names, strict=True)]
-
-
-def training_boxes(
+def clip_boxes(
     boxes_xywh_pixels: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "#n 2"]
 ) -> tuple[Float32[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
-    """Corners clamped to images of ``sizes`` (height, width), and which boxes have any area left there.
+    """Corners clipped to images of ``sizes`` (height, width), and which boxes have any area left.
 
-    In float32 from the start, as the original (``ConvertCocoPolysToMask``) does, so that the same boxes remain.
+    Computes in float32, as the original (``ConvertCocoPolysToMask``) does, so that the same boxes remain.
     """
     corners = boxes_xywh_pixels.astype(np.float32)
     corners[:, 2:] += corners[:, :2]
@@ -122,46 +122,46 @@ def training_boxes(
     return corners, (corners[:, 2:] > corners[:, :2]).all(axis=1)
 
 
-def training_targets(
+def make_targets(
     image: dict, annotations: list[dict], categories: Categories
 ) -> tuple[Float32[np.ndarray, "n 4"], Int32[np.ndarray, " n"]]:
-    """What training sees of one image, by the rule of the original.
+    """The training targets of one image, by the rule of the original.
 
-    Crowds are dropped, boxes clamped to the image, boxes without area dropped.
+    Crowds are left out, boxes are clipped to the image, and boxes without area are left out.
 
     Args:
-        image: a COCO image with ``height`` and ``width``.
-        annotations: the COCO annotations of this image, in their order.
-        categories: the classes of the dataset.
+      image: a COCO image with ``height`` and ``width``.
+      annotations: the COCO annotations of this image, in their order.
+      categories: the classes of the dataset.
 
     Returns:
-        Corners (x0, y0, x1, y1) in pixels, and contiguous labels.
+      Corners (x0, y0, x1, y1) in pixels, and contiguous labels.
     """
     single = [annotation for annotation in annotations if not annotation.get("iscrowd")]
     boxes_xywh = np.array([annotation["bbox"] for annotation in single], np.float64).reshape(-1, 4)
-    corners, kept = training_boxes(boxes_xywh, np.array([[image["height"], image["width"]]]))
+    corners, kept = clip_boxes(boxes_xywh, np.array([[image["height"], image["width"]]]))
     label_of_id = categories.label_of_id
     labels = np.array([label_of_id[annotation["category_id"]] for annotation in single], np.int32)
     return corners[kept], labels[kept]
 
 
-def of_images(annotations: dict, sizes_of_image: dict[int, tuple[int, int]]) -> dict:
-    """The part of a COCO dict that concerns some images, as it stands, with the sizes filled in where they are missing.
+def select_images(annotations: dict, sizes: Mapping[int, tuple[int, int]]) -> dict:
+    """The part of a COCO dict that concerns some images, with their sizes filled in where the file has none.
 
     Args:
-        annotations: as ``read`` returns it; not changed.
-        sizes_of_image: (height, width) of every image to keep.
+      annotations: as ``read_annotations`` returns it; not changed.
+      sizes: (height, width) by the id of every image to keep.
     """
     images = [
-        {"height": sizes_of_image[image["id"]][0], "width": sizes_of_image[image["id"]][1]} | image
+        {"height": sizes[image["id"]][0], "width": sizes[image["id"]][1]} | image
         for image in annotations["images"]
-        if image["id"] in sizes_of_image
+        if image["id"] in sizes
     ]
-    rows = [row for row in annotations["annotations"] if row["image_id"] in sizes_of_image]
+    rows = [row for row in annotations["annotations"] if row["image_id"] in sizes]
     return annotations | {"images": images, "annotations": rows}
 
 
-def difference(first: Categories, second: Categories) -> list[str]:
-    """What two category tables do not share, as "id name" of whichever has it; empty when they agree."""
+def compare_categories(first: Categories, second: Categories) -> list[str]:
+    """What only one of two class tables has, as "id name"; empty when they agree."""
     a, b = (set(zip(table.ids, table.names, strict=True)) for table in (first, second))
     return [f"{category_id} {name!r}" for category_id, name in sorted(a ^ b)]

@@ -1,7 +1,7 @@
 """Bytes of an image file -> RGB pixels, the same on every machine.
 
-Pillow is the reference: the original DETR reads with ``Image.open(path).convert("RGB")``. JPEG goes through simplejpeg,
-whose pixels are identical; whatever it refuses (CMYK, another format, a damaged file) is Pillow's to read or to reject.
+Pillow is the reference: the original DETR reads with ``Image.open(path).convert("RGB")``. JPEG files are decoded by
+simplejpeg, whose pixels are identical; what it refuses (CMYK, another format, a damaged file) goes to Pillow.
 """
 
 import io
@@ -11,7 +11,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of Pillow's many, those that start no other program
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others include some that start programs
 
 
 def decode(
@@ -19,14 +19,17 @@ def decode(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
 
-    ``size`` is the (height, width) its annotations were drawn on. The EXIF rotation is ignored, as the original does,
-    unless only the rotated image has that size. What is returned lies in ``canvas`` where that is as wide as a JPEG
-    and holds it; what else the canvas holds means nothing. Raises ValueError, which says what is wrong with the file.
+    Args:
+      size: the (height, width) that the annotations refer to. The EXIF rotation is ignored, as in the original, unless
+        only the rotated image has this size.
+      canvas: if it is as wide as a JPEG and not lower, the pixels lie in its top rows. The rest of it is not touched.
+
+    Raises ValueError, which says what is wrong with the file.
     """
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(image)
         if colors not in ("YCbCr", "RGB", "Gray"):
-            raise ValueError("CMYK, which simplejpeg converts otherwise than Pillow")
+            raise ValueError("CMYK, which simplejpeg and Pillow convert differently")
         fits = canvas is not None and canvas.shape[1] == width and canvas.shape[0] >= height
         buffer = canvas[:height] if fits else None
         pixels = simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False, buffer=buffer, strict=True)
@@ -62,5 +65,5 @@ def _pillow_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         if picture.mode.startswith("I;16"):  # Pillow would clip 16 bit grey to white instead of scaling it
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         return np.array(picture.convert("RGB"))
-    except Exception as error:  # as above
+    except Exception as error:  # as in _open
         raise ValueError(f"it is truncated or damaged ({error})") from error

@@ -14,17 +14,17 @@ class Index(NamedTuple):
 
     image_ids: Int64[np.ndarray, " M"]
     sizes: Int32[np.ndarray, "M 2"]  # (height, width) that the boxes refer to
-    target_counts: Int32[np.ndarray, " M"]  # boxes that train
+    target_counts: Int32[np.ndarray, " M"]  # boxes that are trained on
     positions: Int64[np.ndarray, " M"]  # number of the image's record, counted through the shards of the split
 
 
-def save(path: str | os.PathLike, index: Index) -> None:
+def save_index(path: str | os.PathLike, index: Index) -> None:
     """Writes an index as npz."""
     with files.replacing(path) as partial:
         np.savez(partial, **index._asdict())
 
 
-def load(path: str | os.PathLike) -> Index:
-    """Reads what ``save`` wrote."""
+def load_index(path: str | os.PathLike) -> Index:
+    """Reads what ``save_index`` wrote."""
     with np.load(path) as columns:
         return Index(**{name: columns[name] for name in Index._fields})

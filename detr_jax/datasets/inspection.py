@@ -3,89 +3,124 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from detr_jax.datasets import coco_stream as coco_columns, folders as coco_folder, decode
+from detr_jax.datasets import coco_stream
 from detr_jax.datasets.coco_stream import CocoFile, Defect
-from detr_jax.datasets.folders import Source
+from detr_jax.datasets.decode import decode
+from detr_jax.datasets.folders import SplitFolder, open_folder
 from detr_jax.datasets.split import Split
+from detr_jax.structures import Categories
 
 AREA_LIMITS = (32**2, 96**2)  # square pixels: COCO's small, medium and large
 
 
-def of_source(source: Source) -> list[Defect]:
-    """Every defect of a split as the user has it: its annotation file, and each image decoded completely.
+class Inspection(NamedTuple):
+    """What was looked at in one split, and what is wrong with it."""
 
-    ``UserError`` when there is nothing that could be looked at.
+    images: int
+    categories: Categories
+    boxes: Int[np.ndarray, " K"]  # of each class, those that are trained on
+    defects: list[Defect]
+
+
+def inspect_folder(folder: SplitFolder) -> Inspection:
+    """Checks a split before it is prepared: its annotation file, and each image, which is decoded completely.
+
+    Raises UserError when there is nothing that could be looked at.
     """
-    folder = coco_folder.open_source(source)
-    coco = folder.coco
-    images = _decoded(
-        len(folder.paths),
-        read=lambda row: folder.paths[row].read_bytes(),
-        size=lambda row: tuple(coco.sizes[row].tolist()) if coco.sizes[row].any() else None,
-        name=lambda row: f"image {coco.image_ids[row]} ({folder.paths[row]})",
+    file, paths, defects, missing = open_folder(folder)
+    looks = _look_at_all(
+        len(paths),
+        read=lambda row: (paths[row].read_bytes(), None),
+        size=lambda row: tuple(file.sizes[row].tolist()) if file.sizes[row].any() else None,
+        name=lambda row: f"image {file.image_ids[row]} ({paths[row]})",
     )
-    broken = [image.defect for image in images if image.defect]
-    return folder.defects + folder.missing + broken + _degenerate(coco, images, folder.defects)
+    broken = [look.defect for look in looks if look.defect]
+    used, degenerate = ~file.is_crowd, []
+    if not defects:  # else there may be boxes that belong to no image
+        whole = np.array([look.defect is None for look in looks], bool)
+        file, sizes = file.select_images(whole), np.array([look.size for look in looks], int).reshape(-1, 2)[whole]
+        used, degenerate = _divide(file, sizes)
+    labels = np.searchsorted(file.categories.ids, file.category_id_of[used & _is_listed(file)])
+    return Inspection(
+        images=len(paths) + len(missing),
+        categories=file.categories,
+        boxes=np.bincount(labels, minlength=len(file.categories.ids)),
+        defects=defects + missing + broken + degenerate,
+    )
 
 
-def of_split(split: Split) -> list[Defect]:
-    """Every image of a prepared split that cannot be decoded to the size its boxes refer to."""
-    images = _decoded(
+def inspect_split(split: Split) -> Inspection:
+    """Checks a prepared split: whether every image decodes to the size that its boxes refer to."""
+
+    def read(row: int) -> tuple[bytes, Any]:
+        record = split[row]
+        return record.image, np.bincount(record.labels, minlength=len(split.categories.ids))
+
+    looks = _look_at_all(
         len(split),
-        read=lambda row: split[row].image,
+        read=read,
         size=lambda row: tuple(split.sizes[row].tolist()),
         name=lambda row: f"image {split.image_ids[row]}",
     )
-    return [image.defect for image in images if image.defect]
+    boxes = sum((look.extra for look in looks if look.extra is not None), np.zeros(len(split.categories.ids), int))
+    return Inspection(len(split), split.categories, boxes, [look.defect for look in looks if look.defect])
 
 
-class _Decoded(NamedTuple):
-    size: tuple[int, int]  # (height, width); (0, 0) of what cannot be decoded
+def _divide(file: CocoFile, sizes: Int[np.ndarray, "M 2"]) -> tuple[np.ndarray, list[Defect]]:
+    """Which annotations are trained on [A], and the boxes without area as defects."""
+    found = coco_stream.tally(file, sizes)
+    kind, rows = "box without area in the image, not trained on", np.flatnonzero(found.is_degenerate).tolist()
+    return found.is_target, [Defect(kind, coco_stream.describe_annotation(file, row), stops=False) for row in rows]
+
+
+def _is_listed(file: CocoFile) -> np.ndarray:
+    return np.isin(file.category_id_of, file.categories.ids)
+
+
+class _Look(NamedTuple):
+    """What became of one image."""
+
+    size: tuple[int, int]  # (height, width); (0, 0) of an image that cannot be decoded
     defect: Defect | None
+    extra: Any  # what ``read`` gives besides the bytes; None where it fails
 
 
-def _degenerate(coco: CocoFile, images: list[_Decoded], defects: list[Defect]) -> list[Defect]:
-    if defects:  # there may be boxes that belong to no image
-        return []
-    whole = np.array([image.defect is None for image in images])
-    coco, sizes = coco.of_images(whole), np.array([image.size for image in images])[whole]
-    rows = np.flatnonzero(coco_columns.tally(coco, sizes).is_degenerate).tolist()
-    kind = "box without area in the image, not trained on"
-    return [Defect(kind, coco_columns.describe(coco, row), stops=False) for row in rows]
-
-
-def _decoded(
+def _look_at_all(
     count: int,
-    read: Callable[[int], bytes],
+    read: Callable[[int], tuple[bytes, Any]],
     size: Callable[[int], tuple[int, int] | None],
     name: Callable[[int], str],
-) -> list[_Decoded]:
-    def look(row: int) -> _Decoded:
-        try:
-            return _Decoded(decode.decode(read(row), size(row)).shape[:2], None)
-        except (ValueError, OSError) as error:
-            return _Decoded((0, 0), Defect("image that cannot be used", f"{name(row)}: {error}"))
+) -> list[_Look]:
+    """Decodes every image, in as many threads as there are processors."""
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding leaves the interpreter free
+    def look(row: int) -> _Look:
+        extra = None
+        try:
+            image, extra = read(row)
+            return _Look(decode(image, size(row)).shape[:2], None, extra)
+        except (ValueError, OSError) as error:
+            return _Look((0, 0), Defect("image that cannot be used", f"{name(row)}: {error}"), extra)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the interpreter lock
         return list(tqdm(threads.map(look, range(count)), "decoding", count, unit=" images", disable=None))
 
 
 class Statistics(NamedTuple):
-    """How K classes are spread over a split of M images; crowds are counted apart."""
+    """How K classes are spread over a split of M images. Crowds are not among the boxes."""
 
     boxes: Int[np.ndarray, "K 3"]  # of each class: small, medium, large by the area of the annotation
-    images: Int[np.ndarray, " K"]  # in how many images a class occurs
+    images: Int[np.ndarray, " K"]  # that show a class
     boxes_of_image: Int[np.ndarray, " M"]
     crowds: int
 
 
-def statistics(split: Split) -> Statistics:
+def count_objects(split: Split) -> Statistics:
     """Counts the ground truth of a split."""
     annotations = split.ground_truth()["annotations"]
     single = [row for row in annotations if not row.get("iscrowd")]

@@ -1,4 +1,4 @@
-"""Large JSON files, one element at a time. COCO's training annotations are 450 MB of text, far more as objects."""
+"""Large JSON files, one element at a time. COCO's training annotations are 450 MB of text and far more as objects."""
 
 import json
 import os
@@ -25,10 +25,9 @@ class Element(NamedTuple):
 def elements(path: str | os.PathLike) -> Iterator[Element]:
     """Yields what a JSON file holds, two levels deep, in the order of the file.
 
-    Memory is a few chunks, or the largest single element.
+    Takes the memory of a few chunks, or of the largest element.
 
-    Raises:
-        ValueError: the file is not JSON in UTF-8; says what is wrong and at which byte.
+    Raises ValueError, which says what is wrong and at which byte, when the file is not JSON in UTF-8.
     """
     with open(path, "rb") as file:
         window = _Window(file)
@@ -59,10 +58,10 @@ def _values(window: "_Window", key: str | None) -> Iterator[Element]:
 
 
 class _Window:
-    """The part of the file being parsed, read as latin-1: one character a byte, so a position is an offset.
+    """The part of the file being parsed, read as latin-1: one character a byte, so that positions are byte offsets.
 
-    JSON's own marks are ASCII and UTF-8 hides none of them in its longer characters, so the structure is seen truly;
-    an element with other characters is parsed again from its bytes.
+    The structure is read correctly: JSON's marks are ASCII, which UTF-8 never uses inside longer characters. An element
+    with other characters is parsed again from its bytes.
     """
 
     def __init__(self, file):
@@ -99,11 +98,11 @@ class _Window:
             try:
                 value, end = _parse_at(self.text, self.at)
             except json.JSONDecodeError as error:
-                if self._refill():  # cut at the end of the chunk, or truly wrong: only the whole file can tell
+                if self._refill():  # cut at the end of the chunk, or wrong: more of the file tells
                     continue
                 raise ValueError(f"{error.msg} at byte {self.base + error.pos:,}") from None
             if end == len(self.text) and self._refill():
-                continue  # a number at the end of the chunk may go on in the next one
+                continue  # a number at the end of a chunk may go on in the next
             start, text = self.offset, self.text[self.at : end]
             self.at = end
             return value if text.isascii() else json.loads(text.encode("latin-1")), start, self.offset

@@ -1,7 +1,7 @@
-"""The embedded dataset: coloured shapes over textured backgrounds, drawn in seconds, the same from the same seed.
+"""A synthetic dataset: coloured shapes over textured backgrounds, drawn in seconds, the same from the same seed.
 
-Shapes of several sizes overlap up to a limit, some images are empty, and the category ids have gaps, as in the data
-that users bring. A box is the full extent of its shape, clipped to the image; a mask is the part that is seen.
+Shapes of several sizes overlap up to a limit, some images are empty, and the category ids have gaps, as in real data. A
+box is the full extent of its shape, clipped to the image; a mask is the part that is visible.
 """
 
 import json
@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from pycocotools import mask as rle
 
-from detr_jax.datasets import prepare as builder, folders as coco_folder, coco as coco_json
+from detr_jax.datasets.folders import find_splits
+from detr_jax.datasets.prepare import VERSION, prepare_dataset
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
@@ -29,7 +30,7 @@ JPEG_QUALITY = 95
 
 
 class Settings(NamedTuple):
-    """What decides every pixel and every box."""
+    """What the set looks like. Equal settings give equal files."""
 
     train: int = 4000
     val: int = 100
@@ -83,12 +84,12 @@ OUTLINES = [  # of each label, to be stretched and moved
 ]
 
 
-def draw(settings: Settings, split: str, index: int) -> Scene:
+def draw_scene(settings: Settings, split: str, index: int) -> Scene:
     """The ``index``-th image of a split: a pure function of the seed, the split and the index."""
     random = np.random.default_rng([settings.seed, SPLITS.index(split), index])
     size, side = settings.size, float(settings.size)
     image = _background(random, size)
-    ground = image[::4, ::4].mean(axis=(0, 1))  # of every 16th pixel: near enough to choose colours
+    ground = image[::4, ::4].mean(axis=(0, 1))  # every 16th pixel is enough to choose colours
     count = 0 if random.random() < EMPTY else int(random.integers(1, settings.max_objects + 1))
     labels, boxes, owner = [], [], np.full((size, size), -1)
     for _ in range(TRIES):
@@ -135,7 +136,7 @@ def _background(random: np.random.Generator, size: int) -> Float32[np.ndarray, "
 
 
 def _grain(random: np.random.Generator, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """Noise of mean 0 and deviation 1; uniform, as random bytes cost a tenth of normal numbers."""
+    """Uniform noise of mean 0 and deviation 1; random bytes cost a tenth of normally distributed numbers."""
     levels = np.frombuffer(random.bytes(math.prod(shape)), np.uint8).reshape(shape).astype(np.float32)
     return (levels - 127.5) / 73.9
 
@@ -164,7 +165,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 def write(root: str | Path, settings: Settings = DEFAULT) -> None:
     """Writes the set as a COCO folder: annotations/instances_{split}2017.json and {split}2017/000001.jpg, ...
 
-    ``UserError`` when the folder exists already, or when the settings ask for what cannot be drawn.
+    Raises UserError when the folder exists already, or when the settings cannot be drawn.
     """
     root = Path(root).expanduser()
     _refuse_impossible(settings)
@@ -175,13 +176,13 @@ def write(root: str | Path, settings: Settings = DEFAULT) -> None:
         (root / f"{split}2017").mkdir()
         images, annotations = [], []
         for index in range(getattr(settings, split)):
-            scene = draw(settings, split, index)
+            scene = draw_scene(settings, split, index)
             file_name = f"{index + 1:06d}.jpg"
             _, jpeg = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             (root / f"{split}2017" / file_name).write_bytes(jpeg)
             images.append({"id": index + 1, "file_name": file_name, "height": settings.size, "width": settings.size})
             annotations += _annotations(scene, index + 1, first_id=len(annotations) + 1)
-        categories = coco_json.category_rows(CATEGORIES)[: settings.classes]
+        categories = CATEGORIES.to_rows()[: settings.classes]
         text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
         (root / f"annotations/instances_{split}2017.json").write_text(text)
 
@@ -215,13 +216,13 @@ def _refuse_impossible(settings: Settings) -> None:
 
 
 def prepare(data_dir: str | Path, name: str = "shapes", settings: Settings = DEFAULT) -> None:
-    """Makes DATA_DIR/NAME of the synthetic set; does nothing where it is already.
+    """Draws the set and prepares it as DATA_DIR/NAME, unless it is there already.
 
-    ``UserError`` when a dataset of this name was made otherwise.
+    Raises UserError when a dataset of this name was made with other settings.
     """
     settings_text = ", ".join(f"{key}={value}" for key, value in settings._asdict().items())
     description = f"Synthetic shapes: {settings_text}."
-    version = Path(data_dir).expanduser() / name / builder.VERSION
+    version = Path(data_dir).expanduser() / name / VERSION
     if version.exists():
         found = json.loads((version / "dataset_info.json").read_text())["description"]
         if found != description:
@@ -231,4 +232,4 @@ def prepare(data_dir: str | Path, name: str = "shapes", settings: Settings = DEF
         return
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "coco", settings)
-        builder.prepare(coco_folder.find_sources(Path(folder) / "coco"), data_dir, name, description=description)
+        prepare_dataset(find_splits(Path(folder) / "coco"), data_dir, name, description=description)

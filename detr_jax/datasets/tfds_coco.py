@@ -1,8 +1,8 @@
-"""tfds' own ``coco/2017``: its objects turned back into COCO annotations, and the sidecars it lacks.
+"""The ``coco/2017`` of tfds: its objects turned back into COCO annotations, and the sidecars it lacks.
 
-tfds prepares it (with TensorFlow, once, ``file_format="array_record"``); reading needs none. Its labels count the 80
-classes; COCO's ids are found by name. Boxes come back as in the original to the hundredth of a pixel; areas have lost
-their fraction and segmentations are gone, as tfds keeps neither.
+tfds prepares it once, with TensorFlow and ``file_format="array_record"``; it is read without. Its labels count the 80
+classes; COCO's ids are found by name. Boxes equal the original to the hundredth of a pixel. tfds keeps no segmentations
+and no fractions of areas.
 """
 
 import json
@@ -14,11 +14,13 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from detr_jax import files
-from detr_jax.datasets import coco as coco_json, decode, index
+from detr_jax.datasets import coco
+from detr_jax.datasets.decode import image_size
+from detr_jax.datasets.index import Index, save_index
 from detr_jax.errors import UserError
 
 
-def annotations(example: dict[str, Any], size: tuple[int, int], id_of_label: list[int]) -> list[dict]:
+def make_annotations(example: dict[str, Any], size: tuple[int, int], id_of_label: list[int]) -> list[dict]:
     """The COCO annotations of one record, whose image has this (height, width)."""
     objects = example["objects"]
     height, width = size
@@ -38,9 +40,9 @@ def annotations(example: dict[str, Any], size: tuple[int, int], id_of_label: lis
     ]
 
 
-def id_of_label(features: tfds.features.FeaturesDict) -> list[int]:
-    """COCO's category id of each label of tfds. ``UserError`` when the classes are not COCO's."""
-    id_of_name = dict(zip(coco_json.COCO_CATEGORIES.names, coco_json.COCO_CATEGORIES.ids, strict=True))
+def map_labels_to_ids(features: tfds.features.FeaturesDict) -> list[int]:
+    """COCO's category id of each label of tfds. Raises UserError when the classes are not COCO's."""
+    id_of_name = dict(zip(coco.COCO_CATEGORIES.names, coco.COCO_CATEGORIES.ids, strict=True))
     names = features["objects"]["label"].names
     strange = [name for name in names if name not in id_of_name]
     if strange:
@@ -52,19 +54,19 @@ def id_of_label(features: tfds.features.FeaturesDict) -> list[int]:
 
 
 def write_sidecars(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> None:
-    """Reads every record of a split once and leaves the files that ``detr_jax.datasets.prepare`` leaves."""
+    """Reads every record of a split once and writes the files that ``prepare.py`` writes beside its records."""
     records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    ids = id_of_label(builder.info.features)
+    ids = map_labels_to_ids(builder.info.features)
     images, rows, counts = [], [], []
     for example in tqdm(records, f"indexing {split}", len(records), unit=" images", disable=None):
-        height, width = decode.image_size(example["image"])
+        height, width = image_size(example["image"])
         name = example["image/filename"].decode()
         images.append({"id": int(example["image/id"]), "file_name": name, "height": height, "width": width})
-        own = annotations(example, (height, width), ids)
-        counts.append(len(coco_json.training_targets(images[-1], own, coco_json.COCO_CATEGORIES)[1]))
+        own = make_annotations(example, (height, width), ids)
+        counts.append(len(coco.make_targets(images[-1], own, coco.COCO_CATEGORIES)[1]))
         rows += own
 
-    table = coco_json.category_rows(coco_json.COCO_CATEGORIES)
+    table = coco.COCO_CATEGORIES.to_rows()
     with files.replacing(folder / f"annotations_{split}.json") as partial:
         partial.write_text(json.dumps({"images": images, "annotations": rows, "categories": table}))
     with files.replacing(folder / "categories.json") as partial:
@@ -72,5 +74,5 @@ def write_sidecars(builder: tfds.core.DatasetBuilder, split: str, folder: Path) 
     image_ids = np.array([image["id"] for image in images], np.int64)
     sizes = np.array([(image["height"], image["width"]) for image in images], np.int32)
     order = np.argsort(image_ids)
-    columns = index.Index(image_ids[order], sizes[order], np.array(counts, np.int32)[order], order)
-    index.save(folder / f"index_{split}.npz", columns)  # last: where it lies, the others are complete
+    index = Index(image_ids[order], sizes[order], np.array(counts, np.int32)[order], order)
+    save_index(folder / f"index_{split}.npz", index)  # last: where it is, the other files are complete

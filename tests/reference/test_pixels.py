@@ -9,24 +9,25 @@ from PIL import Image
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from detr_jax.batches import augmentation
-from detr_jax.datasets import coco as coco_json
+from detr_jax.config import DataConfig
+from detr_jax.datasets import coco
 from detr_jax.datasets.decode import decode
-from detr_jax.ops.resample import normalize
+from detr_jax.models.resnet import normalize
 
 NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)
 
 
-def evaluated(image: np.ndarray, scale: int, max_size: int) -> np.ndarray:
-    """Our evaluation path: the one view there is, then normalisation."""
-    settings = augmentation.evaluation(scale, max_size)
-    view = augmentation.views(np.array([image.shape[:2]]), np.full((1, augmentation.DRAWS), 0.3), settings).take(0)
+def prepare_for_evaluation(image: np.ndarray, scale: int, max_size: int) -> np.ndarray:
+    """What the model gets of an image in evaluation: its one view, normalised."""
+    data = augmentation.evaluation_settings(DataConfig(scales=(scale,), max_size=max_size))
+    view = augmentation.views(np.array([image.shape[:2]]), np.full((1, augmentation.DRAWS), 0.3), data).take(0)
     pixels, _, _ = augmentation.apply(image, *NO_BOXES, view)
     return np.asarray(normalize(pixels[None], np.array([pixels.shape[:2]]), np.float32))[0]
 
 
 def test_the_two_cats(real_data, differences):
     image = (real_data / "cats" / "000000039769.png").read_bytes()
-    ours = evaluated(decode(image), 800, 1333)
+    ours = prepare_for_evaluation(decode(image), 800, 1333)
     assert ours.shape == (800, 1066, 3)
     np.testing.assert_allclose(ours[0, :3, 0], [0.2796, 0.3138, 0.3481], atol=5e-5)
     processor = DetrImageProcessorPil(size={"shortest_edge": 800, "longest_edge": 1333})
@@ -40,7 +41,7 @@ def test_photos(scale, max_size, real_data, differences):
     """The long side stays below its limit: there transformers no longer rounds as the original."""
     processor = DetrImageProcessorPil(size={"shortest_edge": scale, "longest_edge": max_size})
     for path in sorted((real_data / "coco128" / "images").rglob("*.jpg"))[:12]:
-        ours = evaluated(decode(path.read_bytes()), scale, max_size)
+        ours = prepare_for_evaluation(decode(path.read_bytes()), scale, max_size)
         picture = Image.open(path).convert("RGB")
         theirs = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
         assert ours.shape == theirs.shape
@@ -104,18 +105,18 @@ def original_transforms(picture, boxes, labels, uniforms):
 
 def test_training_transforms(real_data, differences):
     root = real_data / "coco128"
-    annotations = coco_json.read(root / "annotations" / "instances_train2017.json")
-    categories = coco_json.categories(annotations)
+    annotations = coco.read_annotations(root / "annotations" / "instances_train2017.json")
+    categories = coco.categories(annotations["categories"])
     rng = np.random.default_rng(0)
     kept = dropped = 0
     for image in annotations["images"][:20]:
         found = [one for one in annotations["annotations"] if one["image_id"] == image["id"]]
-        boxes, labels = coco_json.training_targets(image, found, categories)
+        boxes, labels = coco.make_targets(image, found, categories)
         (path,) = root.rglob(image["file_name"])
         pixels = decode(path.read_bytes())
         for _ in range(4):
             uniforms = rng.random(augmentation.DRAWS)
-            view = augmentation.views(np.array([pixels.shape[:2]]), uniforms[None], augmentation.Augmentation()).take(0)
+            view = augmentation.views(np.array([pixels.shape[:2]]), uniforms[None], DataConfig()).take(0)
             ours = augmentation.apply(pixels, boxes, labels, view)
             theirs = original_transforms(Image.fromarray(pixels), boxes.astype(np.float64), labels, uniforms)
             assert ours[0].shape == theirs[0].shape

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from detr_jax.datasets import coco_stream as coco_columns, folders as coco_folder, decode, inspection, shapes
+from detr_jax.datasets import coco_stream, shapes
+from detr_jax.datasets.decode import decode
+from detr_jax.datasets.folders import find_splits
+from detr_jax.datasets.inspection import inspect_folder
 from detr_jax.errors import UserError
 
 ALL = shapes.Settings(train=60, val=10, size=64, classes=6, max_objects=6)
@@ -20,14 +23,14 @@ def root(tmp_path_factory):
 
 
 def test_an_image_depends_on_seed_split_and_index_only():
-    one = shapes.draw(ALL, "train", 7)
-    again = shapes.draw(ALL._replace(train=1000), "train", 7)
+    one = shapes.draw_scene(ALL, "train", 7)
+    again = shapes.draw_scene(ALL._replace(train=1000), "train", 7)
     np.testing.assert_array_equal(one.image, again.image)
     assert one.labels == again.labels
     for other in (
-        shapes.draw(ALL, "train", 8),
-        shapes.draw(ALL, "val", 7),
-        shapes.draw(ALL._replace(seed=1), "train", 7),
+        shapes.draw_scene(ALL, "train", 8),
+        shapes.draw_scene(ALL, "val", 7),
+        shapes.draw_scene(ALL._replace(seed=1), "train", 7),
     ):
         assert (one.image != other.image).any()
 
@@ -53,7 +56,7 @@ def test_every_outline_fills_its_box(outline):
 def test_masks_lie_in_their_boxes_and_do_not_overlap():
     overlapping = 0
     for index in range(60):
-        scene = shapes.draw(ALL, "train", index)
+        scene = shapes.draw_scene(ALL, "train", index)
         assert scene.visible.sum(axis=0).max(initial=0) <= 1
         for (x0, y0, x1, y1), visible in zip(scene.boxes_xyxy_pixels, scene.visible, strict=True):
             assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 64
@@ -75,10 +78,13 @@ def test_the_folder_is_coco_with_gapped_ids_empty_images_and_masks(root):
     assert len({row["image_id"] for row in truth["annotations"]}) < len(truth["images"]) == 60
     for row in truth["annotations"]:
         assert rle.decode(row["segmentation"]).sum() == row["area"] > 0
-    source = coco_folder.find_sources(root)["train"]
-    assert inspection.of_source(source) == []
-    assert coco_columns.tally(*(lambda coco: (coco, coco.sizes))(coco_columns.scan(source.annotations))).is_target.all()
-    assert decode.decode((root / "train2017/000001.jpg").read_bytes()).shape == (64, 64, 3)
+    folder = find_splits(root)["train"]
+    inspection = inspect_folder(folder)
+    assert inspection.defects == [] and inspection.images == 60
+    assert inspection.boxes.sum() == len(truth["annotations"])
+    columns = coco_stream.scan(folder.annotations)
+    assert coco_stream.tally(columns, columns.sizes).is_target.all()
+    assert decode((root / "train2017/000001.jpg").read_bytes()).shape == (64, 64, 3)
 
 
 def test_prepare_makes_it_once(tmp_path):

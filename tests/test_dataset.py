@@ -25,12 +25,25 @@ def folder(tmp_path_factory):
     return folder
 
 
+def read_truth(folder, split="train"):
+    return json.loads((folder / f"raw/annotations/instances_{split}2017.json").read_text())
+
+
+def table(truth) -> list[str]:
+    """The lines that the table of classes should have."""
+    lines = [f"  {'id':>6} {'class':<24} {'boxes':>9}"]
+    for row in truth["categories"]:
+        count = sum(one["category_id"] == row["id"] for one in truth["annotations"])
+        lines.append(f"  {row['id']:>6} {row['name']:<24} {count:>9}")
+    return lines
+
+
 def test_prepare_show_stats_check(folder):
     data = ("--name=cells", f"--data_dir={folder}")
     done = dataset("prepare", *data, f"--root={folder}/raw")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar where there is no terminal
-    truth = json.loads((folder / "raw/annotations/instances_train2017.json").read_text())
+    truth = read_truth(folder)
     assert done.stdout.splitlines()[0].startswith("train: 10 images (")
     assert f", 0 missing, {len(truth['annotations'])} boxes, 0 crowds, 0 degenerate boxes" in done.stdout
 
@@ -47,8 +60,24 @@ def test_prepare_show_stats_check(folder):
     assert done.returncode == 0 and "train: 0 defects" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_check_says_what_it_looked_at(folder, tmp_path, prepared):
+    where = [f"--root={folder}/raw"]
+    if prepared:
+        where = ["--name=seen", f"--data_dir={tmp_path}"]
+        assert dataset("prepare", *where, f"--root={folder}/raw").returncode == 0
+    done = dataset("check", *where)
+    assert done.returncode == 0 and done.stderr == ""
+    expected = []
+    for split, images in (("train", 10), ("val", 4)):
+        truth = read_truth(folder, split)
+        expected += [f"{split}: checked {images} images, {len(truth['annotations'])} boxes, 3 classes"]
+        expected += [*table(truth), f"{split}: 0 defects, 0 that stop training"]
+    assert done.stdout.splitlines() == [*expected, "nothing stops training"]
+
+
 def test_check_names_each_defect_and_fails(folder, tmp_path):
-    truth = json.loads((folder / "raw/annotations/instances_train2017.json").read_text())
+    truth = read_truth(folder)
     truth["annotations"][0]["category_id"] = 99
     truth["annotations"][1]["bbox"] = [500, 0, 5, 5]  # outside: left out, but no reason to stop
     (tmp_path / "bad.json").write_text(json.dumps(truth))
@@ -63,12 +92,25 @@ def test_check_names_each_defect_and_fails(folder, tmp_path):
     assert "image file not found" in done.stdout and "000001.jpg" in done.stdout
     assert "image 2 (" in done.stdout and "000002.jpg" in done.stdout
     assert "train: 3 defects, 3 that stop training" in done.stdout
+    assert done.stdout.splitlines()[-1] == "training would stop on 3 of these: correct them first"
     truth["annotations"][0]["category_id"] = 3
     (tmp_path / "bad.json").write_text(json.dumps(truth))
     images = folder / "raw/train2017"
     done = dataset("check", f"--train_images={images}", f"--train_annotations={tmp_path}/bad.json")
     assert done.returncode == 0
     assert "box without area in the image, not trained on: annotation 2 of image 1" in done.stdout
+    assert "train: 1 defect, 0 that stop training" in done.stdout
+
+
+def test_check_fails_where_the_splits_have_other_classes(folder, tmp_path):
+    truth = read_truth(folder, "val")
+    truth["categories"][0]["name"] = "disc"
+    (tmp_path / "other.json").write_text(json.dumps(truth))
+    raw = folder / "raw"
+    train = (f"--train_images={raw}/train2017", f"--train_annotations={raw}/annotations/instances_train2017.json")
+    done = dataset("check", *train, f"--val_images={raw}/val2017", f"--val_annotations={tmp_path}/other.json")
+    assert done.returncode == 1
+    assert "the categories of train and val differ (3 'circle', 3 'disc')" in done.stdout
 
 
 @pytest.mark.parametrize(

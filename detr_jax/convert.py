@@ -19,7 +19,7 @@ from detr_jax.config import ARCHITECTURES, ModelConfig
 from detr_jax.config_forms import to_dict
 from detr_jax.errors import UserError
 from detr_jax.files import replacing
-from detr_jax.inference.detector import make_network
+from detr_jax.inference.detector import rebuild_network
 from detr_jax.structures import Categories
 from detr_jax.weights import foreign, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
@@ -127,7 +127,7 @@ def convert(source: str | Path, output: str | Path, to: str = "jax", dilation: b
         raise UserError(f"--output={output} exists already; choose another name")
     weights = load_weights(source, "--source")
     changes = {} if dilation is None else {"dilation": dilation}
-    network, model, categories = make_network(weights, **changes)
+    network, model, categories = rebuild_network(weights, **changes)
     arrays = {name: weights.arrays[name] for name in network.shapes}
     extra = sorted(weights.arrays.keys() - network.shapes.keys())
     report = Report(sorted(arrays), [], [], [*weights.unused, *extra])

@@ -125,7 +125,7 @@ def make_detector(
     return Detector(network, arrays, categories, data, mesh, jitted)
 
 
-def make_network(weights: Weights, **changes: Any) -> tuple[Network, ModelConfig, Categories]:
+def rebuild_network(weights: Weights, **changes: Any) -> tuple[Network, ModelConfig, Categories]:
     """The network of a detector's weights, its settings (``changes`` win over what the source tells) and its classes.
 
     Raises UserError when the weights are not those of a whole detector.
@@ -168,7 +168,7 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
     Raises UserError when there is none, or when it is damaged or incomplete.
     """
     weights = load_weights(checkpoint)
-    network, model, categories = make_network(weights)
+    network, model, categories = rebuild_network(weights)
     mesh = devices.as_auto(mesh or jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
     arrays = jax.device_put({name: weights.arrays[name] for name in network.shapes}, devices.replicated(mesh))
     data = weights.config.data if weights.config else DataConfig()

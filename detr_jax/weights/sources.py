@@ -204,8 +204,8 @@ def fit_backbone(weights: Weights, shapes: Shapes) -> tuple[dict[str, np.ndarray
     missing = sorted(wanted.keys() - found.keys())
     if missing:
         raise UserError(
-            f"{weights.path} ({weights.title}) lacks {missing[0]} and {len(missing) - 1} other arrays of the "
-            "backbone; set model.backbone, model.last_stage and model.norm to what the file holds"
+            f"{weights.path} ({weights.title}) has no values for {missing[0]} and {len(missing) - 1} other arrays "
+            "of the backbone; set model.backbone, model.last_stage and model.norm to what the file holds"
         )
     for name, values in found.items():
         if values.shape != wanted[name].shape:

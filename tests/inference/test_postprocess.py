@@ -27,7 +27,7 @@ def test_equals_the_rule_by_hand(call):
     logits, boxes = rng.normal(size=(2, 5, 4)).astype(np.float32) * 3, rng.random((2, 5, 4), np.float32)
     scores, labels, boxes_xyxy = call(jnp.asarray(logits), jnp.asarray(boxes))
     for b, size in enumerate([(480, 640), (33, 77)]):
-        found = postprocess.detections(scores[b], labels[b], boxes_xyxy[b], size, CATEGORIES)
+        found = postprocess.make_detections(scores[b], labels[b], boxes_xyxy[b], size, CATEGORIES)
         expected = by_hand(logits[b], boxes[b], size)
         np.testing.assert_allclose(found.scores, [row[0] for row in expected], rtol=1e-5)
         assert found.labels.tolist() == [row[1] for row in expected]
@@ -55,6 +55,6 @@ def test_float32_from_bfloat16():
 def test_coco_rows_have_the_datasets_ids_and_pixels():
     scores, labels = np.array([0.2, 0.9], np.float32), np.array([0, 2])
     boxes = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.5, 1]], np.float32)
-    rows = postprocess.detections(scores, labels, boxes, (100, 200), CATEGORIES).to_coco(42)
+    rows = postprocess.make_detections(scores, labels, boxes, (100, 200), CATEGORIES).to_coco(42)
     assert [row["category_id"] for row in rows] == [90, 3]
     assert rows[0]["bbox"] == [50.0, 50.0, 50.0, 50.0] and rows[1]["bbox"] == [0.0, 0.0, 200.0, 100.0]

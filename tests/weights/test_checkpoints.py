@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit; a damaged one is noticed whatever byte has changed, and the one before is used."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,11 +11,15 @@ import numpy as np
 import optax
 import pytest
 
+from detr_jax.config import Config, DataConfig, ModelConfig
+from detr_jax.config_forms import to_dict
 from detr_jax.errors import UserError
+from detr_jax.structures import Categories
 from detr_jax.weights import checkpoints
 from detr_jax.weights.checkpoints import Checkpoints, Stored
 
-CONFIG = {"seed": 1, "optim": {"lr": 1e-4, "clip_norm": 0.1}, "data": {"scales": [96], "threads": 1}}
+CONFIG = Config(seed=1, data=DataConfig(scales=(96,), threads=1))
+CATEGORIES = Categories((1, 7), ("a", "b"))
 
 
 def make_stored(seed: int, averaged: bool = False) -> Stored:
@@ -27,7 +32,7 @@ def make_stored(seed: int, averaged: bool = False) -> Stored:
     model = {name: jnp.asarray(array) for name, array in arrays.items()}
     average = {"class_head/kernel": model["class_head/kernel"] * 0.5} if averaged else {}
     progress = {"step": jnp.int32(seed), "optimizer": optax.adam(1e-3).init(model), "skipped": jnp.int32(3)}
-    return Stored(model, average, progress, {"config": CONFIG, "categories": {"ids": [1, 7], "names": ["a", "b"]}})
+    return Stored(model, average, progress, {"config": to_dict(CONFIG), "categories": CATEGORIES.to_rows()})
 
 
 def write(folder: Path, steps: dict[int, float | None], keep: int = 10, averaged: bool = False) -> None:
@@ -69,9 +74,10 @@ def test_everything_comes_back_bit_for_bit(written):
     assert_same_bits(checkpoints.read_arrays(folder, "averaged", like(stored.averaged)), stored.averaged)
     assert_same_bits(checkpoints.read_arrays(folder, "progress", like(stored.progress)), stored.progress)
     info = checkpoints.read_info(folder)
-    assert info["config"] == CONFIG and info["categories"] == {"ids": [1, 7], "names": ["a", "b"]}
+    assert info["config"] == to_dict(CONFIG)
+    assert info["categories"] == [{"id": 1, "name": "a"}, {"id": 7, "name": "b"}]
     assert info["step"] == 20
-    assert checkpoints.shapes(folder) == like(stored.model)
+    assert checkpoints.array_shapes(folder) == like(stored.model)
     assert checkpoints.damage(folder) is None
 
 
@@ -203,7 +209,7 @@ def test_without_scores_there_is_no_best(tmp_path):
     write(tmp_path / "checkpoints", {1: None, 2: None}, keep=1)
     assert checkpoints.steps(tmp_path / "checkpoints") == [2]
     assert not (tmp_path / "checkpoints" / checkpoints.BEST).exists()
-    assert checkpoints.find(tmp_path).name == "2"
+    assert checkpoints.find_checkpoint(tmp_path).name == "2"
 
 
 def test_a_step_is_not_written_twice_but_may_be_scored_later(workdir):
@@ -223,11 +229,11 @@ def test_a_damaged_best_does_not_stop_the_run(workdir):
 
 def test_find(workdir):
     folder = workdir / "checkpoints"
-    assert checkpoints.find(workdir) == checkpoints.find(folder) == folder / "10"
-    assert checkpoints.find(folder / "best").resolve() == folder / "10"
-    assert checkpoints.find(str(folder / "20")) == folder / "20"
+    assert checkpoints.find_checkpoint(workdir) == checkpoints.find_checkpoint(folder) == folder / "10"
+    assert checkpoints.find_checkpoint(folder / "best").resolve() == folder / "10"
+    assert checkpoints.find_checkpoint(str(folder / "20")) == folder / "20"
     (folder / "best").unlink()
-    assert checkpoints.find(workdir) == folder / "20"
+    assert checkpoints.find_checkpoint(workdir) == folder / "20"
 
 
 def test_find_nothing(workdir, tmp_path):
@@ -235,24 +241,47 @@ def test_find_nothing(workdir, tmp_path):
     (tmp_path / "empty").mkdir()
     for path, what in (("nowhere", "does not exist"), ("file.txt", "no checkpoint"), ("empty", "no checkpoint")):
         with pytest.raises(UserError, match=what):
-            checkpoints.find(tmp_path / path)
+            checkpoints.find_checkpoint(tmp_path / path)
     (workdir / "checkpoints" / "10" / checkpoints.CHECKSUMS).unlink()
     with pytest.raises(UserError, match="damaged"):
-        checkpoints.find(workdir)
+        checkpoints.find_checkpoint(workdir)
 
 
 def test_settings_are_compared(workdir):
     folder = workdir / "checkpoints" / "20"
-    checkpoints.check_settings(folder, CONFIG, set(), {})
-    other = json.loads(json.dumps(CONFIG))
-    other["optim"]["lr"], other["data"]["threads"], other["new"] = 1e-3, 4, True
+    checkpoints.check_settings(folder, CONFIG)
+    optim, data = dataclasses.replace(CONFIG.optim, lr=1e-3), dataclasses.replace(CONFIG.data, threads=4)
+    other = dataclasses.replace(CONFIG, optim=optim, data=data, seed=2)
     with pytest.raises(UserError) as raised:
-        checkpoints.check_settings(folder, other, {"data.threads"}, {})
-    for words in ("optim.lr was 0.0001 and is now 0.001", "new was None and is now True", "--workdir"):
+        checkpoints.check_settings(folder, other)
+    for words in ("optim.lr was 0.0001 and is now 0.001", "seed was 1 and is now 2", "--workdir"):
         assert words in str(raised.value)
     assert "threads" not in str(raised.value) and "clip_norm" not in str(raised.value)
-    checkpoints.check_settings(folder, CONFIG | {"data": {"scales": [96], "threads": 4}}, {"data.threads"}, {})
-    # A setting that the checkpoint is too old to have counts as what it stands for.
-    checkpoints.check_settings(folder, CONFIG | {"new": True}, set(), {"new": True})
-    with pytest.raises(UserError, match="new was True and is now False"):
-        checkpoints.check_settings(folder, CONFIG | {"new": False}, set(), {"new": True})
+    checkpoints.check_settings(folder, dataclasses.replace(CONFIG, data=data))
+
+
+def test_contents_are_typed(workdir, tmp_path):
+    contents = checkpoints.read_contents(workdir / "checkpoints" / "20")
+    assert contents == checkpoints.Contents(CATEGORIES, CONFIG.model, CONFIG)
+    info = {"model": to_dict(ModelConfig(num_queries=7)), "categories": CATEGORIES.to_rows()}
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as saved:
+        saved.save(0, make_stored(0)._replace(info=info))
+    folder = tmp_path / "checkpoints" / "0"
+    assert checkpoints.read_contents(folder) == checkpoints.Contents(CATEGORIES, ModelConfig(num_queries=7), None)
+    with pytest.raises(UserError, match="holds converted weights, not a run; choose another --workdir.*init_from="):
+        checkpoints.check_settings(folder, CONFIG)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"config": {"model": {"layer_heads": True}}}, "there is no setting model.layer_heads"),
+    ({"config": {"optim": {"lr": "fast"}}}, "optim.lr='fast' is not a number"),
+    ({"categories": {"ids": [1, 7], "names": ["a", "b"]}}, "another form"),
+    ({"categories": None}, "another form"),
+    ({"config": [1]}, "another form"),
+])  # fmt: skip
+def test_what_another_version_wrote_is_one_sentence(change, words, workdir):
+    file = workdir / "checkpoints" / "20" / "info" / "metadata"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match="was written by another version of detr_jax") as raised:
+        checkpoints.read_contents(workdir / "checkpoints" / "20")
+    assert words in str(raised.value) and "\n" not in str(raised.value)

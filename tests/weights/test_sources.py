@@ -10,35 +10,36 @@ from flax import nnx
 from PIL import Image
 
 from configs import detr as configs
-from detr_jax.inference import detector
-from detr_jax import cli
-from detr_jax.models.network import functional
-from detr_jax.ops.resample import normalize
-from detr_jax.models.resnet import ResNet
+from detr_jax.config import ModelConfig
+from detr_jax.config_forms import from_config_dict
 from detr_jax.errors import UserError
+from detr_jax.models.network import make_network
+from detr_jax.models.resnet import ResNet, normalize
 from detr_jax.structures import Categories
 from detr_jax.weights import checkpoints, sources, torch_names
+from detr_jax.weights.sources import Weights, load_weights
+from tests.weights.small_models import random_arrays, shapes_of, small_model
 
 
 class Features(nnx.Module):
     """A ResNet with the names that it has in a detector."""
 
-    def __init__(self, name: str, rngs: nnx.Rngs, **settings):
-        self.backbone = ResNet(name, rngs=rngs, **settings)
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.backbone = ResNet(config, rngs=rngs)
 
     def __call__(self, images, sizes):
-        return self.backbone(normalize(images, sizes, jnp.float32), sizes)[0]
+        return self.backbone(normalize(images, sizes, jnp.float32), sizes)[-1].values
 
 
 def features(name: str, **settings):
-    return functional(lambda rngs: Features(name, rngs, **settings))
+    return make_network(lambda rngs: Features(ModelConfig(backbone=name, **settings), rngs))
 
 
 def backbone(path, shapes):
-    return sources.fit_backbone(sources.read(path), shapes)
+    return sources.fit_backbone(load_weights(path), shapes)
 
 
-SMALL = dict(width=8, last_stage="layer3")
+SMALL = dict(backbone_width=8, last_stage="layer3")
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +104,10 @@ def test_r50_reproduces_its_reference_features(real_data):
 
 
 def test_r18_loads_completely(real_data):
-    config = cli.plain(configs.get_config("r18_c4"))
-    net = detector.build_network(config, 3)
-    arrays, report = backbone(real_data / "weights/resnet18_c4_bnfolded_fp16.npz", net.shapes)
-    assert arrays.keys() == {name for name in net.shapes if name.startswith("backbone/")}
-    assert all(arrays[name].shape == net.shapes[name].shape for name in arrays)
+    shapes = shapes_of(from_config_dict(configs.get_config("r18_c4")).model, 3)
+    arrays, report = backbone(real_data / "weights/resnet18_c4_bnfolded_fp16.npz", shapes)
+    assert arrays.keys() == {name for name in shapes if name.startswith("backbone/")}
+    assert all(arrays[name].shape == shapes[name].shape for name in arrays)
     assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values())
     assert not [key for key in report.unused if not key.startswith(("backbone/layer4/", "fc."))]
     assert "loaded" in str(report)
@@ -118,7 +118,7 @@ def test_r18_loads_completely(real_data):
 
 @pytest.mark.parametrize("name, bottleneck", [("resnet18", False), ("resnet50", True)])
 def test_every_array_has_exactly_one_row(name, bottleneck):
-    net = features(name, width=8)
+    net = features(name, backbone_width=8)
     for array in net.shapes:
         rows = [row for row in torch_names.RESNET if torch_names.translate(array, row.names[0], row.key)]
         assert len(rows) == 1, array
@@ -189,11 +189,11 @@ def test_wrong_shape(small, tmp_path):
 
 def test_another_backbone(small, tmp_path):
     path = save(tmp_path / "r18.npz", to_torchvision(small[1]))
-    for other, settings in (("resnet50", SMALL), ("resnet34", SMALL), ("resnet18", {"width": 8})):
-        with pytest.raises(UserError, match="--config.model.backbone"):
+    for other, settings in (("resnet50", SMALL), ("resnet34", SMALL), ("resnet18", {"backbone_width": 8})):
+        with pytest.raises(UserError, match="model.backbone"):
             backbone(path, features(other, **settings).shapes)
     with pytest.raises(UserError, match="backbone_width"):
-        backbone(path, features("resnet18", width=16, last_stage="layer3").shapes)
+        backbone(path, features("resnet18", backbone_width=16, last_stage="layer3").shapes)
 
 
 @pytest.mark.parametrize(
@@ -231,11 +231,11 @@ def test_what_fits_of_another_checkpoint_is_read(tmp_path):
         return jax.ShapeDtypeStruct(axes, jnp.float32)
 
     model = {"a/kernel": jnp.full((2, 3), 1.0), "b/kernel": jnp.full((4,), 2.0), "c/kernel": jnp.full((5,), 3.0)}
-    info = {"config": {}, "categories": {"ids": [3], "names": ["cat"]}}
+    info = {"config": {}, "categories": [{"id": 3, "name": "cat"}]}
     cats, no_head = Categories((3,), ("cat",)), {}
 
     def fitting(path, wanted):
-        return sources.fit(sources.read(path), wanted, no_head, cats)
+        return sources.fit_detector(load_weights(path), wanted, no_head, cats)
 
     for folder, averaged in (("plain", {}), ("averaged", {"a/kernel": jnp.full((2, 3), 9.0)})):
         with checkpoints.Checkpoints(tmp_path / folder / "checkpoints", keep=1) as saved:
@@ -251,3 +251,58 @@ def test_what_fits_of_another_checkpoint_is_read(tmp_path):
         fitting(tmp_path / "plain", {"z": shape(1)})
     with pytest.raises(UserError, match="does not exist"):
         fitting(tmp_path / "nowhere", {"z": shape(1)})
+
+
+# --- detectors ---
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return random_arrays(small_model(), 91)
+
+
+def test_settings_follow_from_shapes():
+    for change in (
+        {},
+        {"masks": True, "heads": 8},
+        {"backbone": "resnet101"},
+        {"backbone": "resnet34"},
+        {"position_embedding": "learned"},
+    ):
+        model = small_model(**change)
+        shapes = {name: shape.shape for name, shape in shapes_of(model, 17).items()}
+        assert sources.model_config_of(shapes) == (model, 17)
+    for lost in ("query_positions", "class_head/kernel", "backbone/conv1/kernel"):
+        with pytest.raises(ValueError, match=f"{lost} is missing"):
+            sources.model_config_of({name: shape for name, shape in shapes.items() if name != lost})
+    with pytest.raises(ValueError, match="blocks"):
+        sources.model_config_of({"backbone/conv1/kernel": (7, 7, 3, 64)})
+
+
+def test_a_name_that_cannot_be_had_says_where_it_was_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sources.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"config.json.*--config.init_from the path"):
+        load_weights("facebook/detr-resnet-50", "--config.init_from")
+
+
+def test_head_rows_of_classes_with_equal_names_are_reused(arrays, tmp_path):
+    classes = Categories(tuple(range(91)), tuple(f"c{i}" for i in range(91)))
+    weights = Weights(path=tmp_path, title="a test", arrays=arrays, categories=classes)
+    categories = Categories((5, 9, 11), ("c90", "new", "c0"))
+    shapes = shapes_of(small_model(), 3)
+    fresh = {"class_head/kernel": np.full((32, 4), 7, np.float32), "class_head/bias": np.full(4, 7, np.float32)}
+    found, report = sources.fit_detector(weights, shapes, fresh, categories)
+    head = found["class_head/kernel"]
+    theirs = arrays["class_head/kernel"]
+    np.testing.assert_array_equal(head, np.stack([theirs[:, 90], np.full(32, 7), theirs[:, 0], theirs[:, -1]], axis=1))
+    assert report.partly == list(sources.HEAD) and not report.fresh
+
+
+def test_r50_gives_r101_its_transformer_and_heads(arrays, tmp_path):
+    classes = Categories(tuple(range(91)), tuple(f"c{i}" for i in range(91)))
+    weights = Weights(path=tmp_path, title="a test", arrays=arrays, categories=classes)
+    shapes = shapes_of(small_model(backbone="resnet101"), 91)
+    found, report = sources.fit_detector(weights, shapes, {}, classes)
+    rest = [name for name in shapes if not name.startswith("backbone/")]
+    assert set(rest) <= found.keys() and {name.split("/")[1] for name in report.fresh} == {"layer3"}

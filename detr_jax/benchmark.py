@@ -1,6 +1,6 @@
 """Measures this machine: ``python -m detr_jax.benchmark step --config=configs/detr.py:r50 [--output=DIR]``.
 
-    step    a training step on every canvas of the batch plan: time, memory, arithmetic (--profile: where it goes)
+    step    the training step on every canvas of the batch plan: time, memory, arithmetic; --profile: where time goes
     fits    the same step compiled for --device, which need not be here: memory, traffic, collectives
     infer   latency of one image and throughput of a batch
     match   the matching alone, beside SciPy
@@ -9,8 +9,9 @@
     eval    COCO's numbers of 5,000 images with 100 detections each, beside pycocotools
 
 Prints a table and, with --output, writes it to benchmark.json. Steps and inference run on made-up images of COCO's
-sizes with random weights: neither changes the time. Any setting can be changed: --config.train.batch_size=2,
---config.data.buckets="((480,640,64),)" for one canvas, --config.dtype=bfloat16.
+sizes with random weights; neither changes the time. Any setting can be changed: --config.train.batch_size=2,
+--config.dtype=bfloat16. One canvas alone takes three settings, for it must hold the largest image:
+--config.data.buckets="((480,640,64),)" --config.data.scales="(480,)" --config.data.max_size=640.
 """
 
 import json
@@ -19,28 +20,16 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from detr_jax import files, cli
+from detr_jax import cli, files
 from detr_jax.benchmarks import agreement, data, elsewhere, evaluation, infer, match, step
+from detr_jax.config import Config
+from detr_jax.config_check import check
 from detr_jax.datasets.split import open_split
 from detr_jax.errors import UserError
 
-config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
-flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of --profile.")
-flags.DEFINE_bool("profile", False, "step: also trace the most frequent canvas and print where its time goes.")
-flags.DEFINE_integer("rounds", 5, "Measurements of everything; medians are reported.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the made-up images and objects.")
-flags.DEFINE_integer(
-    "canvases", None, "step, fits: only so many, the most frequent or the largest; each takes its time to compile."
-)
-flags.DEFINE_string("device", "here", "fits: here, a100, h100, h200, h100:8 for eight, or TPUs by shape: v5e:2x2.")
-flags.DEFINE_list("canvas", ["800", "1088"], "infer, agree: height,width.")
-flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time.")
-flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")
 
-
-def table(rows: list[dict]) -> str:
+def format_table(rows: list[dict]) -> str:
     """Rows with the same keys as aligned columns."""
 
     def text(value) -> str:
@@ -51,21 +40,22 @@ def table(rows: list[dict]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
 
 
-def show(result: dict | list[dict]) -> None:
-    """Prints numbers as lines and lists of rows as tables."""
+def print_result(result: dict | list[dict]) -> None:
+    """Prints numbers as lines; lists of rows, and seconds by name, as tables."""
     result = {"": result} if isinstance(result, list) else result
     for name, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            print(f"\n{name}\n{table(value)}" if name else table(value))
+            print(f"\n{name}\n{format_table(value)}" if name else format_table(value))
         elif isinstance(value, dict):
             total = sum(value.values())
-            print(f"\n{name}\n{table([{'what': k, 'ms': v * 1e3, 'share': v / total} for k, v in value.items()])}")
+            rows = [{"what": key, "ms": seconds * 1e3, "share": seconds / total} for key, seconds in value.items()]
+            print(f"\n{name}\n{format_table(rows)}")
         elif isinstance(value, float | int):
             print(f"{name}: {value:.4g}")
 
 
-def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+def describe_machine() -> dict[str, str]:
+    """What the figures were measured on."""
     device = jax.devices()[0]
     return {
         "device": f"{jax.device_count()} x {device.device_kind}",
@@ -74,13 +64,16 @@ def machine() -> dict[str, str]:
     }
 
 
-def _config(verb: str) -> dict:
+def read_config(verb: str) -> Config:
+    """The settings of --config. Raises UserError when there are none, or when they cannot be."""
     if flags.FLAGS.config is None:
         raise UserError(f"benchmark {verb} needs settings, for example --config=configs/detr.py:r50")
-    return cli.settings()
+    config = cli.config()
+    check(config)
+    return config
 
 
-def _numbers(flag: str) -> tuple[int, ...]:
+def read_numbers(flag: str) -> tuple[int, ...]:
     """The value of a list flag. Raises UserError unless it is positive whole numbers."""
     texts = flags.FLAGS[flag].value
     if not texts or not all(text.strip().isdecimal() and int(text) > 0 for text in texts):
@@ -88,36 +81,38 @@ def _numbers(flag: str) -> tuple[int, ...]:
     return tuple(map(int, texts))
 
 
-def measure_step() -> dict:
-    """The training step."""
-    chosen = flags.FLAGS
-    traces = Path(chosen.output or "profile").expanduser() if chosen.profile else None
-    return step.measure(_config("step"), chosen.rounds, chosen.seed, print, traces, chosen.canvases)
-
-
-def measure_elsewhere() -> list[dict]:
-    """The training step on other devices."""
-    return elsewhere.measure(_config("fits"), flags.FLAGS.device, flags.FLAGS.canvases, print)
-
-
-def _canvas() -> tuple[int, int]:
-    canvas = _numbers("canvas")
+def read_canvas() -> tuple[int, int]:
+    """The value of --canvas. Raises UserError unless it is two numbers."""
+    canvas = read_numbers("canvas")
     if len(canvas) != 2:
         raise UserError(f"--canvas={','.join(flags.FLAGS.canvas)} must be height,width")
     return canvas
 
 
+def measure_step() -> dict:
+    """The training step."""
+    args = flags.FLAGS
+    traces = Path(args.output or "profile").expanduser() if args.profile else None
+    return step.measure(read_config("step"), args.rounds, args.seed, print, traces, args.canvases)
+
+
+def measure_elsewhere() -> list[dict]:
+    """The training step on other devices."""
+    return elsewhere.measure(read_config("fits"), flags.FLAGS.device, flags.FLAGS.canvases, print)
+
+
 def measure_inference() -> list[dict]:
-    """Images in, detections out."""
-    return infer.measure(_config("infer"), _canvas(), _numbers("batch_sizes"), flags.FLAGS.rounds, flags.FLAGS.seed)
+    """From images to detections."""
+    args = flags.FLAGS
+    return infer.measure(read_config("infer"), read_canvas(), read_numbers("batch_sizes"), args.rounds, args.seed)
 
 
 def measure_agreement() -> dict:
     """This device and the CPU."""
-    config, size = _config("agree"), _numbers("batch_sizes")[0]
+    config, canvas, size = read_config("agree"), read_canvas(), read_numbers("batch_sizes")[0]
     return {
-        "relative_differences": agreement.measure(config, _canvas(), size, flags.FLAGS.seed),
-        **agreement.curves(config, _canvas(), size, 20 * flags.FLAGS.rounds, flags.FLAGS.seed),
+        "relative_differences": agreement.measure(config, canvas, size, flags.FLAGS.seed),
+        **agreement.measure_curves(config, canvas, size, 20 * flags.FLAGS.rounds, flags.FLAGS.seed),
     }
 
 
@@ -128,9 +123,9 @@ def measure_matching() -> list[dict]:
 
 def measure_data() -> dict:
     """A prepared dataset's way onto the canvases."""
-    config = _config("data")
-    split = open_split(config["data"]["dir"], config["data"]["name"], config["data"]["train_split"])
-    return data.measure(split, config, threads=_numbers("threads"), rounds=flags.FLAGS.rounds)
+    config = read_config("data")
+    split = open_split(config.data.dir, config.data.name, config.data.train_split)
+    return data.measure(split, config, threads=read_numbers("threads"), rounds=flags.FLAGS.rounds)
 
 
 def measure_evaluation() -> dict:
@@ -150,17 +145,33 @@ VERBS = {
 
 
 def main(argv: list[str]) -> None:
-    """One verb, measured, printed and written."""
+    """Measures what the verb names; prints and writes the result."""
     if len(argv) != 2 or argv[1] not in VERBS:
-        seen = " ".join(argv[1:]) or "nothing"
-        raise UserError(f"{seen!r} is no verb: type python -m detr_jax.benchmark with one of {', '.join(VERBS)}")
+        verb = " ".join(argv[1:]) or "nothing"
+        raise UserError(f"{verb!r} is no verb: type python -m detr_jax.benchmark with one of {', '.join(VERBS)}")
     result = VERBS[argv[1]]()
-    print(", ".join(machine().values()))
-    show(result)
+    print(", ".join(describe_machine().values()))
+    print_result(result)
     if flags.FLAGS.output:
         with files.replacing(Path(flags.FLAGS.output).expanduser() / "benchmark.json") as path:
-            path.write_text(json.dumps({"machine": machine(), argv[1]: result}, indent=1))
+            path.write_text(json.dumps({"machine": describe_machine(), argv[1]: result}, indent=1))
+
+
+def define_flags() -> None:
+    """The flags of this program."""
+    cli.define_config()
+    flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of --profile.")
+    flags.DEFINE_bool("profile", False, "step: also trace the most frequent canvas and print where its time goes.")
+    flags.DEFINE_integer("rounds", 5, "Measurements of everything; medians are reported.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the made-up images and objects.")
+    flags.DEFINE_integer(
+        "canvases", None, "step, fits: only so many, the most frequent or the largest; each takes its time to compile."
+    )
+    flags.DEFINE_string("device", "here", "fits: here, a100, h100, h200, h100:8 for eight, or TPUs by shape: v5e:2x2.")
+    flags.DEFINE_list("canvas", ["800", "1088"], "infer, agree: height,width.")
+    flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time; agree: the first one.")
+    flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -1,20 +1,24 @@
 """What an accelerator computes beside what the CPU computes: predictions, losses, gradients, and a hundred steps."""
 
+import dataclasses
 from functools import partial
 
 import jax
 import numpy as np
 
-from detr_jax.inference import detector
 from detr_jax.benchmarks import coco_like
-from detr_jax.batches.canvases import Bucket
-from detr_jax.structures import Batch
-from detr_jax.training import losses, optimizer, step
-from detr_jax.training.trainer import make_recipe
+from detr_jax.config import Config
+from detr_jax.datasets.coco import COCO_CATEGORIES
+from detr_jax.models import detr
+from detr_jax.models.network import Arrays
+from detr_jax.structures import Batch, Bucket
+from detr_jax.training import losses, optimizer
+from detr_jax.training.state import init_state
+from detr_jax.training.step import Recipe, compute_gradients, train_step
 
 
-def _relative(found, wanted) -> float:
-    """Norm of the difference over norm of what is wanted, all arrays together, in float64."""
+def relative_difference(found, wanted) -> float:
+    """Norm of the difference over the norm of ``wanted``, over all arrays of the trees together, in float64."""
     found, wanted = (
         np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
         for tree in (found, wanted)
@@ -22,71 +26,78 @@ def _relative(found, wanted) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-def _without_dropout(config: dict, dtype: str) -> dict:
-    return config | {"dtype": dtype, "model": config["model"] | {"dropout": 0.0}}
+def make_recipe_without_dropout(config: Config, dtype: str) -> Recipe:
+    """The recipe for a single device, at a constant learning rate."""
+    model = dataclasses.replace(config.model, dropout=0.0)
+    optim = dataclasses.replace(config.optim, schedule="constant", warmup_steps=0)
+    config = dataclasses.replace(config, dtype=dtype, model=model, optim=optim)
+    network = detr.network(model, coco_like.CLASSES, dtype=dtype, remat=config.train.remat)
+    tx = optimizer.make_optimizer(optim, optimizer.make_schedule(optim, total_steps=1, steps_per_epoch=1))
+    return Recipe(config, network, tx, COCO_CATEGORIES)
 
 
-def _one_step(config: dict, batch: Batch, arrays: dict, device: jax.Device, precision: str | None):
-    """((logits, boxes), total loss, gradients by name) of the whole batch on a device."""
-    network = detector.build_network(config, coco_like.CLASSES)
-    recipe = make_recipe(config, 0, 1)
+def make_start(config: Config, canvas: tuple[int, int], batch_size: int, seed: int) -> tuple[Arrays, Batch]:
+    """Random weights, drawn on the CPU, and a made-up batch; both are numpy arrays."""
+    batch = coco_like.make_batch(Bucket(*canvas, 64), batch_size, coco_like.CLASSES, np.random.default_rng(seed))
+    network = make_recipe_without_dropout(config, "float32").network
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.device_get(jax.jit(network.init)(jax.random.key(seed))), batch
+
+
+def compute_on(device: jax.Device, recipe: Recipe, arrays: Arrays, batch: Batch, precision: str | None):
+    """((logits, boxes), total loss, gradients by name) of the whole batch."""
     arrays, batch = jax.device_put((arrays, batch), device)
-    state = step.init_state(arrays, network, (), optimizer.adamw(optimizer.LearningRates(0, 0), lambda _: 1.0, 0), 0)
+    state = init_state(arrays, recipe)
     with jax.default_matmul_precision(precision):
-        outputs = jax.jit(lambda arrays, batch: network.apply(arrays, batch.images, batch.sizes)[:2])(arrays, batch)
-        gradients, terms, *_ = jax.jit(partial(step.gradients, network=network, recipe=recipe))(state, batch)
-    return outputs, float(losses.total(terms, recipe.loss_weights)), jax.device_get(gradients)
+        outputs = jax.jit(lambda arrays, batch: recipe.network.apply(arrays, batch.inputs)[:2])(arrays, batch)
+        gradients, sums = jax.jit(partial(compute_gradients, recipe=recipe))(state, batch)
+    total = losses.total_loss(sums.terms.values(), recipe.config.loss)
+    return outputs, float(total), jax.device_get(gradients)
 
 
-def measure(config: dict, canvas: tuple[int, int], batch_size: int, seed: int) -> list[dict]:
-    """Relative differences to float32 on the CPU, random weights, no dropout.
+def measure(config: Config, canvas: tuple[int, int], batch_size: int, seed: int) -> list[dict]:
+    """Relative differences to float32 on the CPU, with random weights and no dropout.
 
     A row for each precision: float32 with full products, as the device does them by default (TF32 on recent GPUs), and
     bfloat16. Predictions of bfloat16 differ by about 1e-2; its gradients may differ by much more where a match changes.
     """
-    rng = np.random.default_rng(seed)
-    batch = coco_like.batch(Bucket(*canvas, 64), batch_size, coco_like.CLASSES, rng)
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
-    with jax.default_device(cpu):
-        arrays = jax.jit(detector.build_network(config, coco_like.CLASSES).init)(jax.random.key(seed))
-    arrays = jax.device_get(arrays)
-    wanted = _one_step(_without_dropout(config, "float32"), batch, arrays, cpu, "highest")
+    arrays, batch = make_start(config, canvas, batch_size, seed)
+    recipes = {dtype: make_recipe_without_dropout(config, dtype) for dtype in ("float32", "bfloat16")}
+    wanted = compute_on(cpu, recipes["float32"], arrays, batch, "highest")
     rows = []
     for dtype, precision in (("float32", "highest"), ("float32", None), ("bfloat16", None)):
-        found = _one_step(_without_dropout(config, dtype), batch, arrays, device, precision)
-        apart = dict(zip(("outputs", "loss", "gradients"), map(_relative, found, wanted), strict=True))
+        found = compute_on(device, recipes[dtype], arrays, batch, precision)
+        differences = map(relative_difference, found, wanted)
         finite = all(np.isfinite(gradient).all() for gradient in found[2].values())
-        rows.append({"dtype": dtype, "products": precision or "default", **apart, "finite": finite})
+        row = {"dtype": dtype, "products": precision or "default"}
+        row |= dict(zip(("outputs", "loss", "gradients"), differences, strict=True))
+        rows.append(row | {"finite": finite})
     return rows
 
 
-def curves(config: dict, canvas: tuple[int, int], batch_size: int, steps: int, seed: int) -> dict[str, float]:
-    """Losses of so many steps on one batch, on the device and on the CPU: how far apart they are.
+def measure_curves(config: Config, canvas: tuple[int, int], batch_size: int, steps: int, seed: int) -> dict[str, float]:
+    """How far the losses of so many steps on one batch are apart, between the device and the CPU.
 
-    Returns the first and last loss of each, and the largest relative difference over the first ten steps and over all.
+    Returns the first and the last loss, and the largest relative difference over the first ten steps and over all.
     """
-    config = _without_dropout(config, "float32")
-    network, recipe = detector.build_network(config, coco_like.CLASSES), make_recipe(config, 0, 1)
-    rates = optimizer.LearningRates(config["optim"]["lr"], config["optim"]["lr_backbone"])
-    tx = optimizer.adamw(rates, optimizer.schedule("constant", steps, steps), config["optim"]["weight_decay"])
-    batch = coco_like.batch(Bucket(*canvas, 64), batch_size, coco_like.CLASSES, np.random.default_rng(seed))
-    train = jax.jit(partial(step.train_step, network=network, tx=tx, recipe=recipe))
-    found = {}
-    with jax.default_device(jax.devices("cpu")[0]):
-        arrays = jax.device_get(jax.jit(network.init)(jax.random.key(seed)))
+    arrays, batch = make_start(config, canvas, batch_size, seed)
+    recipe = make_recipe_without_dropout(config, "float32")
+    train = jax.jit(partial(train_step, recipe=recipe))
+    curves = {}
     for device in (jax.devices("cpu")[0], jax.devices()[0]):
-        state = step.init_state(jax.device_put(arrays, device), network, (), tx, 0.0)
+        state = init_state(jax.device_put(arrays, device), recipe)
         inputs, curve = jax.device_put(batch, device), []
         for _ in range(steps):
             state, metrics = train(state, inputs)
             curve.append(metrics["loss"])
-        found[device.platform] = np.array(jax.device_get(curve))
-    here, there = found["cpu"], found[jax.devices()[0].platform]
-    apart = np.abs(there - here) / here
+        curves[device.platform] = np.array(jax.device_get(curve))
+    on_cpu, on_device = curves["cpu"], curves[jax.devices()[0].platform]
+    apart = np.abs(on_device - on_cpu) / on_cpu
     return {
-        "first": float(there[0]),
-        "last": float(there[-1]),
-        "last_on_cpu": float(here[-1]),
+        "first": float(on_device[0]),
+        "last": float(on_device[-1]),
+        "last_on_cpu": float(on_cpu[-1]),
         "apart_in_ten_steps": float(apart[:10].max()),
         "apart": float(apart.max()),
     }

@@ -1,7 +1,8 @@
-"""COCO's numbers of a made-up validation set, beside pycocotools called directly."""
+"""COCO's numbers of a made-up validation set, beside pycocotools."""
 
 import contextlib
 import io
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -12,13 +13,13 @@ from detr_jax.datasets.coco import COCO_CATEGORIES
 from detr_jax.evaluation import coco_eval
 
 
-def problem(images: int, detections: int, seed: int) -> tuple[dict, list[dict]]:
-    """(ground truth, results): images of COCO's counts, and so many detections in each, of which some fit an object."""
+def make_results(images: int, detections: int, seed: int) -> tuple[dict, list[dict]]:
+    """Ground truth with COCO's counts, and so many results for each image, some of which fit an object."""
     rng = np.random.default_rng(seed)
-    ids, counts = COCO_CATEGORIES.ids, coco_like.counts(images, rng)
+    ids, counts = COCO_CATEGORIES.ids, coco_like.draw_counts(images, rng)
     truth = {
         "images": [{"id": 1000 + 7 * k, "height": 480, "width": 640} for k in range(images)],
-        "categories": [{"id": i, "name": name} for i, name in zip(*COCO_CATEGORIES, strict=True)],
+        "categories": COCO_CATEGORIES.to_rows(),
         "annotations": [],
     }
     results = []
@@ -35,7 +36,7 @@ def problem(images: int, detections: int, seed: int) -> tuple[dict, list[dict]]:
                  "iscrowd": crowd}
             )  # fmt: skip
         fits = rng.random(detections) < 0.4
-        if count:  # a detection that fits is an object's box, moved a little
+        if count:  # a detection that fits is the box of an object, moved a little
             of = rng.integers(0, count, detections)
             moved = boxes[of] + rng.normal(0, 0.07, (detections, 4)) * np.tile(extent[of], 2)
             boxes[count:] = np.where(fits[:, None], moved, boxes[count:])
@@ -46,8 +47,8 @@ def problem(images: int, detections: int, seed: int) -> tuple[dict, list[dict]]:
     return truth, results
 
 
-def with_pycocotools(truth: dict, results: list[dict]) -> np.ndarray:
-    """The twelve numbers."""
+def evaluate_with_pycocotools(truth: dict, results: list[dict]) -> np.ndarray:
+    """COCO's twelve numbers."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = truth
@@ -60,21 +61,21 @@ def with_pycocotools(truth: dict, results: list[dict]) -> np.ndarray:
 
 
 def measure(images: int = 5000, detections: int = 100, rounds: int = 1, seed: int = 0) -> dict[str, object]:
-    """Seconds of both, from lists of rows to the twelve numbers, and the largest difference between these."""
-    truth, results = problem(images, detections, seed)
+    """Seconds of both, from lists of rows to the twelve numbers, and the largest difference between their numbers."""
+    truth, results = make_results(images, detections, seed)
     found = {}
 
-    def keep(name: str, evaluate):
-        def call():
+    def make_call(name: str, evaluate: Callable[[], Sequence[float]]) -> Callable[[], None]:
+        def call() -> None:
             found[name] = np.asarray(evaluate())
 
         return call
 
     ways = {
-        "detr_jax": keep("detr_jax", lambda: coco_eval.evaluate(truth, results).numbers),
-        "pycocotools": keep("pycocotools", lambda: with_pycocotools(truth, results)),
+        "detr_jax": make_call("detr_jax", lambda: coco_eval.evaluate(truth, results).numbers),
+        "pycocotools": make_call("pycocotools", lambda: evaluate_with_pycocotools(truth, results)),
     }
-    taken = timing.in_turns(ways, rounds, warm_up=0)
+    taken = timing.time_in_turns(ways, rounds, warm_up=0)
     return {
         "images": images,
         "ratio": taken["detr_jax"].median / taken["pycocotools"].median,

@@ -1,4 +1,4 @@
-"""Times of several ways to do the same, taken in turns, so that a machine's moods fall on all of them alike."""
+"""Times several ways to do the same thing in turns, so that other load on the machine falls on all of them alike."""
 
 import statistics
 import time
@@ -9,26 +9,26 @@ import jax
 
 
 class Timing(NamedTuple):
-    """Seconds of one way over all rounds."""
+    """Seconds that one way took, over all rounds."""
 
     median: float
     least: float
     most: float
 
     def __str__(self) -> str:
-        unit, name = (1e3, "ms") if self.median < 10 else (1.0, "s")
-        return f"{self.median * unit:.2f} {name} ({self.least * unit:.2f} to {self.most * unit:.2f})"
+        factor, unit = (1e3, "ms") if self.median < 10 else (1.0, "s")
+        return f"{self.median * factor:.2f} {unit} ({self.least * factor:.2f} to {self.most * factor:.2f})"
 
 
-def of(seconds: list[float]) -> Timing:
-    """What there is to say of these measurements."""
+def summarize(seconds: list[float]) -> Timing:
+    """Median and range of these measurements."""
     return Timing(statistics.median(seconds), min(seconds), max(seconds))
 
 
-def in_turns(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
-    """Calls every way once a round and waits for what it returns; the first ``warm_up`` rounds do not count.
+def time_in_turns(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, Timing]:
+    """Calls every way once in each round, after ``warm_up`` rounds that do not count.
 
-    JAX arrays in the result are waited for; anything else must be ready when the call returns.
+    A call ends when the JAX arrays in its result are computed; anything else must be ready when it returns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + rounds):
@@ -37,4 +37,4 @@ def in_turns(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 
             jax.block_until_ready(call())
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - begin)
-    return {name: of(taken) for name, taken in seconds.items()}
+    return {name: summarize(taken) for name, taken in seconds.items()}

@@ -124,7 +124,7 @@ def _dataset_name() -> str:
 
 
 def _split_folders() -> dict[str, SplitFolder]:
-    """The splits that the flags describe: explicit paths, or what lies in --root."""
+    """The splits that the flags describe: explicit paths, or what is found in --root."""
     given = {name: (FLAGS[f"{name}_images"].value, FLAGS[f"{name}_annotations"].value) for name in SPLITS}
     for name, (images, annotations) in given.items():
         if bool(images) != bool(annotations):

@@ -33,7 +33,7 @@ def views(sizes: Int[np.ndarray, "M 2"], uniforms: Float[np.ndarray, "M 8"], dat
       sizes: (height, width) of the images as stored.
     """
     flip, crop, crop_scale, scale, height, width, top, left = uniforms.T
-    resized = resized_sizes(sizes, _choose(data.crop_scales, crop_scale))
+    resized = resized_sizes(sizes, _choose(data.crop_scales or data.scales, crop_scale))  # without crops, none is used
     least = np.minimum(data.crop_min, resized)
     most = np.minimum(data.crop_max, resized)
     extent = least + _integers_below(most - least + 1, np.stack([height, width], axis=1))

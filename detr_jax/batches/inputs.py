@@ -129,7 +129,7 @@ class PhotoReader:
 
 
 def clear_margins(canvas: np.ndarray, height: int, width: int) -> None:
-    """Sets what lies below ``height`` and right of ``width`` to zero."""
+    """Sets everything below ``height`` and right of ``width`` to zero."""
     canvas[height:] = 0
     canvas[:height, width:] = 0
 

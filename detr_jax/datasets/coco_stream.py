@@ -1,6 +1,6 @@
 """A COCO annotation file of any size as columns, and what may be wrong in it.
 
-``scan`` reads the file in a stream and remembers where the text of each annotation lies, so that it can be copied byte
+``scan`` reads the file in a stream and remembers where the text of each annotation is, so that it can be copied byte
 for byte; ``find_defects`` names everything that training would stop on; ``tally`` tells which annotations are trained
 on.
 """

@@ -60,10 +60,10 @@ def _open(image: bytes) -> Image.Image:
         raise ValueError(f"it cannot be opened ({error})") from error
 
 
-def _pillow_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+def _pillow_pixels(opened: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     try:
-        if picture.mode.startswith("I;16"):  # Pillow would clip 16 bit grey to white instead of scaling it
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        return np.array(picture.convert("RGB"))
+        if opened.mode.startswith("I;16"):  # Pillow would clip 16 bit grey to white instead of scaling it
+            opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+        return np.array(opened.convert("RGB"))
     except Exception as error:  # as in _open
         raise ValueError(f"it is truncated or damaged ({error})") from error

@@ -84,7 +84,7 @@ def _is_listed(file: CocoFile) -> np.ndarray:
 
 
 class _Look(NamedTuple):
-    """What became of one image."""
+    """What was found of one image."""
 
     size: tuple[int, int]  # (height, width); (0, 0) of an image that cannot be decoded
     defect: Defect | None

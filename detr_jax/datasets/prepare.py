@@ -41,7 +41,7 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Summary(NamedTuple):
-    """What became of one split."""
+    """What was written of one split."""
 
     images: int
     missing: int  # listed but not on disk; left out
@@ -84,7 +84,7 @@ def prepare_dataset(
       description: kept in ``dataset_info.json``.
 
     Returns:
-      What became of each split.
+      What was written of each split.
 
     Raises UserError when a folder is missing or wrong, when the target exists, or when the disk is full. Then nothing
     is left behind.
@@ -219,4 +219,4 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
         with contextlib.suppress(OSError):
-            target.parent.rmdir()  # only when empty: nothing came of it
+            target.parent.rmdir()  # removes it only if it is empty: nothing was prepared

@@ -18,7 +18,7 @@ from detr_jax.structures import Categories
 
 
 class Record(NamedTuple):
-    """One image as it lies on disk, with its training targets."""
+    """One image as it is stored, with its training targets."""
 
     image: bytes  # the image file, byte for byte
     image_id: int
@@ -28,7 +28,7 @@ class Record(NamedTuple):
 
 
 class Split:
-    """``split[i]`` is the Record of the i-th image in ascending image id, whatever the order on disk.
+    """``split[i]`` is the Record of the i-th image in ascending image id, not in the order on disk.
 
     Threads may share it. It is pickled as its address, so a worker process opens its own files.
 

@@ -49,6 +49,12 @@ def test_evaluation_settings_allow_one_view():
     assert not found.flip.any() and (found.resize == (480, 640)).all() and (found.size == (500, 666)).all()
 
 
+def test_settings_of_crops_mean_nothing_without_crops():
+    odd = views_of((480, 640), 100, DataConfig(crop=0.0, crop_scales=(), crop_min=900))
+    for one, other in zip(odd, views_of((480, 640), 100, DataConfig(crop=0.0)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("size", SIZES.tolist())
 def test_views_stay_in_the_recipe(size):
     views = views_of(size, 3000)

@@ -90,7 +90,7 @@ BAD = {
         "image file not found.*image 20.*--skip_missing",
     ),
     "no image": (ground_truth(), {"z.png": make_image()}, "3 .*give the folder"),
-    "no pictures": (
+    "not images": (
         ground_truth(),
         {"a.png": b"<html>", "c.jpg": make_image(), "sub/ü.jpg": make_image()},
         "a.png.*not an image",

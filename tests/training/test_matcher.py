@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
-from detr_jax.structures import Predictions, Targets
 from detr_jax.ops import assignment_kernel
+from detr_jax.structures import Predictions, Targets
 from detr_jax.training import matcher
 
 

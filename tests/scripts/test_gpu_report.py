@@ -1,4 +1,4 @@
-"""The report that a GPU is asked for, tried on a CPU at a tiny size: every part runs and says what it should."""
+"""The GPU report, run on a CPU at a tiny size: every part runs and gives its figures."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PARTS = (
     "agree step_r50 match infer_bf16 step_fast step_device step_remat step_pallas step_float32 step_r101 step_dc5 "
     "infer_float32"

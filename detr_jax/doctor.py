@@ -1,0 +1,210 @@
+"""Checks the installation and the machine: ``python -m detr_jax.doctor [--smoke]``.
+
+Prints a table for a bug report: Python, packages, devices, hosts, memory. ``--smoke`` also trains a tiny model for two
+steps and evaluates it. The exit status is 1 when something is wrong. On a pod, start it on every host, like a training.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import jax
+    from absl import flags
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    from detr_jax import __version__, cli, devices
+    from detr_jax.config import Config, DataConfig, ModelConfig, TrainConfig
+    from detr_jax.datasets import shapes
+    from detr_jax.datasets.split import open_split
+    from detr_jax.errors import UserError
+    from detr_jax.evaluation import coco_eval
+    from detr_jax.inference.detector import load
+    from detr_jax.structures import Bucket
+    from detr_jax.train import train
+    from detr_jax.training.run_record import installed_versions
+except ImportError as error:  # the program itself still starts, and says so
+    IMPORT_ERROR = error
+else:
+    IMPORT_ERROR = None
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+OPTIONAL = {"tensorboardX": "writes tb/ for TensorBoard", "torch": "reads .pth files"}
+HOST_VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "TPU_WORKER_HOSTNAMES", "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+)  # fmt: skip
+NVIDIA_DEVICES = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
+SIZE = 64  # side of the images of --smoke in pixels
+
+
+class Finding(NamedTuple):
+    """A line of the table."""
+
+    what: str
+    found: str
+    fault: str = ""  # what is wrong and how to mend it; empty when all is well
+
+
+def read_requirements() -> tuple["SpecifierSet", list["Requirement"]]:
+    """The range of Python versions and the required packages: of the checkout, else of the installed package."""
+    project = CHECKOUT / "pyproject.toml"
+    if project.exists():
+        python = tomllib.loads(project.read_text())["project"]["requires-python"]
+        lines = [line.partition("#")[0].strip() for line in (CHECKOUT / "requirements.txt").read_text().splitlines()]
+        return SpecifierSet(python), [Requirement(line) for line in lines if line]
+    about = importlib.metadata.metadata("detr_jax")
+    return SpecifierSet(about["Requires-Python"]), [Requirement(line) for line in about.get_all("Requires-Dist") or []]
+
+
+def check_software() -> Iterator[Finding]:
+    """Versions of Python and of the packages, beside what requirements.txt asks for."""
+    wanted_python, requirements = read_requirements()
+    python = platform.python_version()
+    fault = "" if wanted_python.contains(python) else f"Python {python} is not {wanted_python}"
+    yield Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield Finding("python", f"{python} ({sys.executable})", fault)
+    yield Finding("detr_jax", __version__)
+    ranges = {requirement.name: requirement.specifier for requirement in requirements}
+    versions = installed_versions((*ranges, *(name for name in (*OPTIONAL, "jaxlib") if name not in ranges)))
+    for name, version in sorted(versions.items()):
+        yield check_package(name, version, ranges.get(name))
+
+
+def check_package(name: str, version: str | None, wanted: "SpecifierSet | None") -> Finding:
+    """One package; ``wanted`` is None where any version will do."""
+    if version is None:
+        missing = name not in OPTIONAL
+        reason = f"{name} is missing: pip install -r requirements.txt" if missing else ""
+        return Finding(name, "missing" if missing else f"not installed ({OPTIONAL[name]})", reason)
+    if wanted is None or wanted.contains(version, prereleases=True):
+        return Finding(name, version)
+    return Finding(name, version, f"{name} {version} is not {wanted}: pip install -r requirements.txt")
+
+
+def check_hosts() -> Iterator[Finding]:
+    """Joins the other hosts, if the environment names any."""
+    said = [f"{name}={os.environ[name]}" for name in HOST_VARIABLES if name in os.environ]
+    yield Finding("environment", ", ".join(said) or "names no other host")
+    devices.start_hosts()
+    yield Finding("hosts", f"{jax.process_count()}, this is number {jax.process_index()}")
+
+
+def check_devices() -> Iterator[Finding]:
+    """The devices of this host, with their memory."""
+    for device in jax.local_devices():
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        memory = f", {limit / 2**30:.1f} GiB for JAX" if limit else ""
+        yield Finding(f"device {device.id}", f"{device.device_kind} ({device.platform}){memory}")
+    yield Finding("devices", f"{jax.device_count()} on all hosts")
+    if jax.default_backend() == "cpu" and NVIDIA_DEVICES.exists() and "JAX_PLATFORMS" not in os.environ:
+        yield Finding(
+            "NVIDIA driver", "loaded", "there is an NVIDIA GPU, but JAX does not use it: pip install 'jax[cuda13]'"
+        )
+
+
+def check_machine() -> Iterator[Finding]:
+    """Processor cores and memory that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("CPU cores", f"{cores} of {os.cpu_count()}")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # of the container
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    limited = f", of which this container may use {int(allowed) / 2**30:.1f} GiB" if allowed.isdecimal() else ""
+    yield Finding("memory", f"{memory / 2**30:.1f} GiB{limited}")
+
+
+def make_smoke_config(data_dir: Path, device_count: int) -> "Config":
+    """Two steps of a tiny model on the dataset ``smoke``."""
+    model = ModelConfig(
+        backbone="resnet10", backbone_width=16, norm="group", hidden_dim=32, heads=4, encoder_layers=1,
+        decoder_layers=2, feed_forward_dim=64, num_queries=10,
+    )  # fmt: skip
+    data = DataConfig(
+        name="smoke", dir=str(data_dir), scales=(SIZE,), max_size=SIZE, crop=0.0, buckets=(Bucket(SIZE, SIZE, 8),),
+        threads=1,
+    )  # fmt: skip
+    train = TrainConfig(steps=2, batch_size=2 * device_count, log_every=1, checkpoint_every=2, eval_every=2, samples=2)
+    return Config(model=model, data=data, train=train)
+
+
+def run_smoke() -> Iterator[Finding]:
+    """Prepares a dataset, trains two steps on it, loads the checkpoint and evaluates it."""
+    if jax.process_count() > 1:
+        raise UserError("--smoke runs on one host; on several, train configs/shapes.py:smoke into a shared workdir")
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir, workdir = Path(folder) / "data", Path(folder) / "workdir"
+        config = make_smoke_config(data_dir, jax.device_count())
+        begin = time.perf_counter()
+        settings = shapes.Settings(train=2 * config.train.batch_size, val=4, size=SIZE)
+        shapes.prepare(data_dir, config.data.name, settings)
+        yield Finding("smoke: data", f"{time.perf_counter() - begin:.1f} s")
+        begin = time.perf_counter()
+        train(config, workdir)
+        yield Finding("smoke: training", f"{time.perf_counter() - begin:.1f} s, two steps, compilation included")
+        begin = time.perf_counter()
+        split, results = open_split(str(data_dir), config.data.name, config.data.val_split), []
+        for row, detections in load(workdir).over(split, batch_size=2):
+            results += detections.to_coco(split.image_ids[row])
+        metrics = coco_eval.evaluate(split.ground_truth(), results)
+        finite = bool(results) and all(math.isfinite(row["score"]) for row in results)
+        yield Finding(
+            "smoke: evaluation",
+            f"{time.perf_counter() - begin:.1f} s, AP {metrics.AP:.3f} of {len(results)} detections",
+            "" if finite else "the model of --smoke detects nothing, or scores that are not finite",
+        )
+
+
+def print_findings(check: Callable[[], Iterator[Finding]]) -> list[str]:
+    """Prints each line as soon as it is known; returns the faults. Raises UserError when the check itself fails."""
+    faults = []
+    try:
+        for what, found, fault in check():
+            print(f"{'!' if fault else ' '} {what:<22} {found}", flush=True)
+            faults += [fault] if fault else []
+    except UserError:
+        raise
+    except Exception as error:  # of a driver, of the network between hosts, of a compiler
+        reason = " ".join(str(error).split())[:300]
+        name = check.__name__.replace("_", " ")
+        raise UserError(f"{name} failed ({type(error).__name__}: {reason}); --debug shows where") from error
+    return faults
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table. Raises UserError with everything that is wrong."""
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is not understood; the only flag is --smoke")
+    checks = [check_software, check_machine, check_hosts, check_devices]
+    checks += [run_smoke] if flags.FLAGS.smoke else []
+    faults = [fault for check in checks for fault in print_findings(check)]
+    if faults:
+        raise UserError("; ".join(faults))
+    print("nothing is wrong")
+
+
+def describe_broken_installation(error: ImportError) -> str:
+    """What is installed, and the sentence for a package that cannot be imported. Needs nothing but Python."""
+    installed = [f"  {one.name:<22} {one.version}" for one in importlib.metadata.distributions()]
+    lines = [f"  {'python':<22} {platform.python_version()} ({sys.executable})", *sorted(installed)]
+    return "\n".join([*lines, f"error: detr_jax cannot be imported ({error}): pip install -r requirements.txt"])
+
+
+def define_flags() -> None:
+    """The flags of this program."""
+    flags.DEFINE_bool("smoke", False, "Also train a tiny model for two steps and evaluate it.")
+
+
+if __name__ == "__main__":
+    if IMPORT_ERROR is not None:
+        sys.exit(describe_broken_installation(IMPORT_ERROR))
+    cli.run(main, define_flags)

@@ -126,7 +126,7 @@ def check_machine() -> Iterator[Finding]:
 def make_smoke_config(data_dir: Path, device_count: int) -> "Config":
     """Two steps of a tiny model on the dataset ``smoke``."""
     model = ModelConfig(
-        backbone="resnet10", backbone_width=16, norm="group", hidden_dim=32, heads=4, encoder_layers=1,
+        backbone="resnet10", backbone_width=16, norm="group", last_stage="layer3", hidden_dim=32, heads=4, encoder_layers=1,
         decoder_layers=2, feed_forward_dim=64, num_queries=10,
     )  # fmt: skip
     data = DataConfig(

@@ -1,12 +1,12 @@
-"""Which option of the detector earns its place: trains each alone and together, and writes a table and a picture.
+"""Trains variants of the detector, each option alone and together, and writes a table and a picture of their AP.
 
     python scripts/ablation.py --output=runs/ablation [--set=shapes] [--seeds=3] [--steps=400] [--jobs=2]
     python scripts/ablation.py --output=runs/bccd --set=bccd --data_dir=data --weights=resnet18.npz [--only=fast,...]
 
-Every run is a `python -m detr_jax.train` in a workdir of its own, so a run that is there already is not made again; the
-table gives the mean and the range over the seeds of AP and AP50 after the last step, and the seconds of training
-without evaluation, at the speed of the fastest row of the logs. With --seconds=S each variant gets as many steps as it
-does in S seconds, measured in its run of --steps: equal wall time instead of equal steps.
+Every run is a `python -m detr_jax.train` in a workdir of its own; runs that are done already are kept. The table gives
+the mean and range over the seeds of AP, the mean of AP50, both after the last step, and the seconds of training without
+evaluation, at the speed of the fastest row of the logs. With --seconds=S each variant gets the steps that fit into S
+seconds at the speed of its run of --steps: equal wall time instead of equal steps.
 """
 
 import argparse
@@ -15,8 +15,10 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -30,7 +32,7 @@ LEARNED = {"model.queries": "learned"}
 PLAIN = LEARNED | SOFTMAX | {"model.anchors": False, "model.focus": False, "model.finer_memory": False}
 PLAIN |= {"model.denoising": 0}
 CORE = {"model.focus": False, "model.finer_memory": False, "model.dilation": True}  # encoder and decoder at stride 8
-# Of every set: the configuration, then what each variant changes of it.
+# For each set: the configuration, and the settings that each variant changes.
 SETS = {
     "shapes": (
         "configs/shapes.py:fast",
@@ -47,7 +49,6 @@ SETS = {
             "selected + focal at stride 16": CORE | {"model.dilation": False},
             "selected + focal at stride 16 + finer": CORE | {"model.dilation": False, "model.finer_memory": True},
             "selected + focal at stride 16 + finer + focus (fast)": {},
-            "selected + focal + layer heads": CORE | {"model.layer_heads": True},
             "selected + focal + average 0.99": CORE | {"train.average_decay": 0.99},
             "selected + focal in batches of 8": CORE | {"train.batch_size": 8},
         },
@@ -75,12 +76,18 @@ SETS = {
 }
 
 
-def train(folder: Path, config: str, changes: dict, arguments: argparse.Namespace, core: int | None) -> None:
-    """One run, unless it is there."""
+class Run(NamedTuple):
+    """A finished run."""
+
+    curve: list[tuple[int, float, float]]  # (step, AP, AP50) of each evaluation
+    seconds_per_step: float  # in the fastest row of the log
+
+
+def train(folder: Path, config: str, changes: dict, core: int | None) -> None:
+    """Trains in ``folder``, on that core alone if one is given, unless the run is done already."""
     if (folder / "done").exists():
         return
     changes = {"train.eval_every": changes["train.steps"] // 4 or 1, "train.checkpoint_every": 10**6} | changes
-    changes |= {"data.dir": arguments.data_dir, "train.samples": 0}
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
     command = [sys.executable, "-m", "detr_jax.train", f"--config={config}", f"--workdir={folder}", *flags]
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if core is not None else {})
@@ -91,42 +98,77 @@ def train(folder: Path, config: str, changes: dict, arguments: argparse.Namespac
     (folder / "done").touch()
 
 
-def read(folder: Path) -> tuple[list[tuple[int, float, float]], float]:
-    """[(step, AP, AP50)] of the evaluations, and the seconds a step takes where nothing disturbs it."""
+def read_run(folder: Path) -> Run:
+    """Reads the log of a finished run."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [(row["step"], *row["coco_eval_bbox"][:2]) for row in rows if "coco_eval_bbox" in row]
-    batch = json.loads((folder / "config.json").read_text())["train"]["batch_size"]
+    batch_size = json.loads((folder / "config.json").read_text())["train"]["batch_size"]
     rates = [row["images_per_second"] for row in rows if row.get("images_per_second")]
-    return curve, batch / max(rates)
+    return Run(curve, batch_size / max(rates))
 
 
-def table(results: dict[str, list]) -> str:
-    """Markdown, best AP first."""
+def make_table(results: dict[str, list[Run]]) -> str:
+    """Markdown, the best AP first."""
     lines = ["| variant | steps | AP mean (least to most) | AP50 mean | seconds of steps |", "|---|---|---|---|---|"]
     rows = []
     for name, runs in results.items():
-        steps = runs[0][0][-1][0]
-        ap, ap50 = ([run[0][-1][axis] for run in runs] for axis in (1, 2))
-        seconds = min(run[1] for run in runs) * steps
+        steps = runs[0].curve[-1][0]
+        ap, ap50 = ([run.curve[-1][axis] for run in runs] for axis in (1, 2))
+        seconds = min(run.seconds_per_step for run in runs) * steps
         text = f"{statistics.mean(ap):.3f} ({min(ap):.3f} to {max(ap):.3f}) | {statistics.mean(ap50):.3f}"
         rows.append((-statistics.mean(ap), f"| {name} | {steps} | {text} | {seconds:.0f} |"))
     return "\n".join(lines + [row for _, row in sorted(rows)])
 
 
-def picture(results: dict[str, list], path: Path) -> None:
+def draw_curves(results: dict[str, list[Run]], path: Path) -> None:
     """AP over the steps, the mean over the seeds."""
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     styles = ("-", "--", ":")
     for number, (name, runs) in enumerate(results.items()):
-        steps = [point[0] for point in runs[0][0]]
-        means = [statistics.mean(run[0][place][1] for run in runs) for place in range(len(steps))]
+        steps = [point[0] for point in runs[0].curve]
+        means = [statistics.mean(run.curve[place][1] for run in runs) for place in range(len(steps))]
         axes.plot(steps, means, styles[number // 10 % 3], color=f"C{number % 10}", label=name)
     axes.set(xlabel="step", ylabel="AP, mean over the seeds", ylim=(0, None))
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+class Study:
+    """All runs of a set, for the flags ``args``."""
+
+    def __init__(self, args: argparse.Namespace, names: list[str]):
+        self.args, self.names = args, names
+        self.config, self.variants = SETS[args.set]
+        self.common = {"data.dir": args.data_dir, "train.samples": 0}
+        self.common |= {"model.backbone_weights": args.weights} if args.weights else {}
+        if args.set == "bccd":
+            self.common |= {"data.name": "bccd", "data.flip_vertical": 0.5}
+
+    def run(self, kind: str, steps_of: Callable[[str], int]) -> dict[str, list[Run]]:
+        """Trains every variant with every seed, in the folder ``kind``, for ``steps_of(variant)`` steps."""
+        jobs = self.args.jobs
+        cores: list[int | None] = list(range(jobs)) if jobs > 1 else [None]
+
+        def folder(name: str, seed: int) -> Path:
+            return self.args.output / kind / f"{name}, seed {seed}".replace(" ", "_")
+
+        def train_one(job: tuple[str, int]) -> None:
+            name, seed = job
+            changes = self.common | self.variants[name] | {"seed": seed, "train.steps": steps_of(name)}
+            core = cores.pop()
+            try:
+                train(folder(name, seed), self.config, changes, core)
+            finally:
+                cores.append(core)
+
+        seeds = range(self.args.seeds)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(train_one, [(name, seed) for seed in seeds for name in self.names]))
+        return {name: [read_run(folder(name, seed)) for seed in seeds] for name in self.names}
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the names of the variants to train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--set", choices=SETS, default="shapes")
@@ -134,46 +176,30 @@ def main() -> None:
     parser.add_argument("--weights", help="of the backbone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seconds", type=float, help="equal wall time: the steps that take so long")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a core of its own if more than 1")
+    parser.add_argument("--seconds", type=float, help="equal wall time: as many steps as fit into so many seconds")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; if more than 1, each on its own core")
     parser.add_argument("--only", help="variants, separated by commas")
-    arguments = parser.parse_args()
-    config, variants = SETS[arguments.set]
-    names = [name.strip() for name in arguments.only.split(",")] if arguments.only else list(variants)
+    args = parser.parse_args()
+    variants = SETS[args.set][1]
+    names = [name.strip() for name in args.only.split(",")] if args.only else list(variants)
     for name in names:
         if name not in variants:
             parser.error(f"--only names {name!r}; choose from {', '.join(variants)}")
-    common = {"model.backbone_weights": arguments.weights} if arguments.weights else {}
-    if arguments.set == "bccd":
-        common |= {"data.name": "bccd", "data.flip_vertical": 0.5}
+    return args, names
 
-    def folder(name: str, seed: int, kind: str = "steps") -> Path:
-        return arguments.output / kind / f"{name}, seed {seed}".replace(" ", "_")
 
-    cores: list[int | None] = list(range(arguments.jobs)) if arguments.jobs > 1 else [None]
-
-    def all_runs(kind: str, steps_of) -> dict[str, list]:
-        def one(job):
-            name, seed = job
-            changes = common | variants[name] | {"seed": seed, "train.steps": steps_of(name)}
-            core = cores.pop()
-            try:
-                train(folder(name, seed, kind), config, changes, arguments, core)
-            finally:
-                cores.append(core)
-
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(one, [(name, seed) for seed in range(arguments.seeds) for name in names]))
-        return {name: [read(folder(name, seed, kind)) for seed in range(arguments.seeds)] for name in names}
-
-    results = all_runs("steps", lambda name: arguments.steps)
-    if arguments.seconds:
-        seconds_of = {name: min(run[1] for run in runs) for name, runs in results.items()}
-        results = all_runs("seconds", lambda name: max(int(arguments.seconds / seconds_of[name]), 1))
-    text = table(results)
-    kind = "seconds" if arguments.seconds else "steps"
-    (arguments.output / f"{kind}.md").write_text(text + "\n")
-    picture(results, arguments.output / f"{kind}.png")
+def main() -> None:
+    """Trains, then writes the table and the picture."""
+    args, names = parse_arguments()
+    study = Study(args, names)
+    results = study.run("steps", lambda name: args.steps)
+    if args.seconds:
+        seconds_of = {name: min(run.seconds_per_step for run in runs) for name, runs in results.items()}
+        results = study.run("seconds", lambda name: max(int(args.seconds / seconds_of[name]), 1))
+    text = make_table(results)
+    kind = "seconds" if args.seconds else "steps"
+    (args.output / f"{kind}.md").write_text(text + "\n")
+    draw_curves(results, args.output / f"{kind}.png")
     print(text)
 
 

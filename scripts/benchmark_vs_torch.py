@@ -1,19 +1,21 @@
-"""This project beside transformers' DETR in PyTorch: same weights, same images, taken in turns on the same machine.
+"""This project beside transformers' DETR in PyTorch: same weights, same images, timed in turns on the same machine.
 
     pip install -r tests/reference/requirements.txt
     python scripts/benchmark_vs_torch.py [--output=DIR] [--canvas=480x640] [--batch_sizes=1,2] [--dtype=float32]
 
-Forward pass, and the whole training step: forward and backward with dropout, matching (SciPy's there), losses after
-every decoder layer, clipping, AdamW. Both sides start from pixels on their device; each image fills the canvas.
---compile adds torch.compile. --mix=K also runs K batches of DETR's augmentation, each side padding them its own way:
-PyTorch to the largest image of a random batch, this project to the batch plan's canvases. One table, and
-DIR/benchmark_vs_torch.json.
+Times the forward pass and the whole training step: forward and backward pass with dropout, matching (there with SciPy),
+losses after every decoder layer, clipping, AdamW. Both sides start from pixels on their device; each image fills its
+canvas. --compile adds torch.compile. --mix=K also times K batches of DETR's augmentation, which each side pads in its
+own way: PyTorch to the largest image of a random batch, this project to the canvases of its batch plan. Prints a table
+and writes DIR/benchmark_vs_torch.json.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,20 +27,23 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reference")]
 import peer  # noqa: E402
 
-from configs import detr as config_file  # noqa: E402
-from detr_jax import program  # noqa: E402
-from detr_jax.benchmark import machine, table  # noqa: E402
+from detr_jax import heap  # noqa: E402
+from detr_jax.batches.plan import TrainPlan, make_train_plan  # noqa: E402
+from detr_jax.benchmark import describe_machine, format_table  # noqa: E402
 from detr_jax.benchmarks import coco_like, timing  # noqa: E402
-from detr_jax.batches.canvases import Bucket  # noqa: E402
+from detr_jax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig  # noqa: E402
+from detr_jax.datasets.coco import COCO_CATEGORIES  # noqa: E402
 from detr_jax.models import detr  # noqa: E402
-from detr_jax.structures import Batch  # noqa: E402
-from detr_jax.training import optimizer, step, trainer  # noqa: E402
+from detr_jax.structures import Batch, Bucket, Pixels  # noqa: E402
+from detr_jax.training import optimizer  # noqa: E402
+from detr_jax.training.state import init_state  # noqa: E402
+from detr_jax.training.step import Recipe, train_step  # noqa: E402
 
-LENGTH = 10**6  # steps of the schedule: constant while we measure
+NARROW_DATA = DataConfig(scales=(64,), max_size=96, crop=0.0, buckets=(Bucket(64, 96, 100), Bucket(96, 64, 100)))
 
 
 class Theirs:
-    """transformers' DETR with what a training loop around it does."""
+    """transformers' DETR, and what a training loop does around it."""
 
     def __init__(self, model, device: str, dtype: str, compiled: bool):
         self.model = model.to(device)
@@ -51,10 +56,10 @@ class Theirs:
         self.trained = trained
 
     def on_device(self, batch: Batch):
-        """Normalised pixels, the mask of real ones, and labels as transformers wants them."""
-        pixels = peer.pixels(batch.images)
-        rows, columns = np.arange(batch.images.shape[1]), np.arange(batch.images.shape[2])
-        mask = (rows[None, :, None] < batch.sizes[:, :1, None]) & (columns[None, None] < batch.sizes[:, 1:, None])
+        """Normalised pixels, the mask of valid ones, and labels as transformers wants them."""
+        pixels, sizes = batch.inputs
+        rows, columns = np.arange(pixels.shape[1]), np.arange(pixels.shape[2])
+        mask = (rows[None, :, None] < sizes[:, :1, None]) & (columns[None, None] < sizes[:, 1:, None])
         labels = [
             {
                 "boxes": torch.tensor(boxes[valid], device=self.device),
@@ -62,10 +67,10 @@ class Theirs:
             }
             for boxes, labels, valid in zip(*batch.targets, strict=True)
         ]
-        return pixels.to(self.device), torch.tensor(mask, dtype=torch.long, device=self.device), labels
+        return peer.pixels(pixels).to(self.device), torch.tensor(mask, dtype=torch.long, device=self.device), labels
 
     def wait(self):
-        """Returns when the device is done."""
+        """Waits until the device is idle."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -91,18 +96,20 @@ class Theirs:
 class Ours:
     """The same detector here."""
 
-    def __init__(self, network, arrays: dict[str, np.ndarray], config: dict):
+    def __init__(self, config: Config, arrays: dict[str, np.ndarray]):
+        # The class head has a row for each of COCO's 91 ids; only denoising looks at the number of categories.
+        num_classes = arrays["class_head/bias"].shape[0] - 1
+        network = detr.network(config.model, num_classes, dtype=config.dtype)
+        schedule = optimizer.make_schedule(config.optim, total_steps=1, steps_per_epoch=1)
+        recipe = Recipe(config, network, optimizer.make_optimizer(config.optim, schedule), COCO_CATEGORIES)
         self.arrays = jax.device_put(arrays)
-        rates = optimizer.LearningRates(config["optim"]["lr"], config["optim"]["lr_backbone"])
-        tx = optimizer.adamw(rates, optimizer.schedule("constant", LENGTH, LENGTH), config["optim"]["weight_decay"])
-        recipe = trainer.make_recipe(config, 0, 1)
-        self.state = jax.jit(lambda arrays: step.init_state(arrays, network, (), tx, 0.0))(self.arrays)
-        self._forward = jax.jit(lambda arrays, images, sizes: network.apply(arrays, images, sizes)[:2])
-        self._train = jax.jit(partial(step.train_step, network=network, tx=tx, recipe=recipe), donate_argnums=0)
+        self.state = jax.jit(partial(init_state, recipe=recipe))(self.arrays)
+        self._forward = jax.jit(lambda arrays, inputs: network.apply(arrays, inputs)[:2])
+        self._train = jax.jit(partial(train_step, recipe=recipe), donate_argnums=0)
 
     def forward(self, batch: Batch):
         """The predictions."""
-        return self._forward(self.arrays, batch.images, batch.sizes)
+        return self._forward(self.arrays, batch.inputs)
 
     def train(self, batch: Batch):
         """One optimizer step."""
@@ -110,46 +117,77 @@ class Ours:
         return metrics
 
 
-def whole(bucket: Bucket, size: int, classes: int, seed: int) -> Batch:
+class Sides:
+    """Both sides with the same weights, and how a batch is given to each."""
+
+    def __init__(self, args: argparse.Namespace, config: Config):
+        changes = {"dropout": 0.1, **(peer.NARROW if args.narrow else {}), "num_queries": config.model.num_queries}
+        built = peer.build(seed=args.seed, **changes)
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        self.num_classes = built.arrays["class_head/bias"].shape[0] - 1
+        self.ours = Ours(config, built.arrays)
+        self.theirs = {"PyTorch": Theirs(built.model, device, config.dtype, compiled=False)}
+        if args.compile:
+            self.theirs["torch.compile"] = Theirs(built.model, device, config.dtype, compiled=True)
+
+    def calls(self, what: str, batch: Batch) -> dict[str, Callable]:
+        """For each side a call of "forward" or "train" on the batch, which is on its device."""
+        calls = {"detr_jax": partial(getattr(self.ours, what), jax.device_put(batch))}
+        for name, side in self.theirs.items():
+            calls[name] = partial(getattr(side, what), *side.on_device(batch))
+        return calls
+
+
+def make_full_batch(bucket: Bucket, size: int, classes: int, seed: int) -> Batch:
     """A batch whose images fill their canvas."""
-    batch = coco_like.batch(bucket, size, classes, np.random.default_rng(seed))
-    images = peer.noise(seed, size, bucket.height, bucket.width)
-    return batch._replace(images=images, sizes=np.tile([[bucket.height, bucket.width]], (size, 1)).astype(np.int32))
+    batch = coco_like.make_batch(bucket, size, classes, np.random.default_rng(seed))
+    sizes = np.tile([[bucket.height, bucket.width]], (size, 1)).astype(np.int32)
+    return batch._replace(inputs=Pixels(peer.noise(seed, size, bucket.height, bucket.width), sizes))
 
 
-def row(what: str, taken: dict[str, timing.Timing], images: int) -> dict:
-    """What each side took, and our share of the fastest of theirs."""
+def make_row(what: str, taken: dict[str, timing.Timing], images: int) -> dict:
+    """What each side took, and our time as a share of their fastest."""
     theirs = min(value.median for name, value in taken.items() if name != "detr_jax")
     ours = taken["detr_jax"]
     times = {name: str(value) for name, value in taken.items()}
     return {"what": what, **times, "ratio": ours.median / theirs, "images_per_second": images / ours.median}
 
 
-def mixed(theirs: dict[str, Theirs], ours: Ours, plan, classes: int, batches: int, rounds: int, seed: int) -> dict:
-    """The training step over DETR's augmentation: ``batches`` of the plan's, and as many of random images."""
+def time_mix(sides: Sides, plan: TrainPlan, batches: int, rounds: int, seed: int) -> dict:
+    """The training step over DETR's augmentation: ``batches`` of the plan, and as many of random images."""
     rng = np.random.default_rng(seed)
-    canvases = [plan[k].bucket for k in range(batches)]
-    views = [plan[k].views.size for k in range(batches)]
-    size = len(views[0])
-    here = []
-    for bucket, sizes in zip(canvases, views, strict=True):
-        batch = coco_like.batch(bucket, size, classes, rng)
-        here.append(jax.device_put(batch._replace(sizes=np.asarray(sizes, np.int32))))
-    shuffled = rng.permutation(np.concatenate(views)).reshape(batches, size, 2)
-    there = []
-    for sizes in shuffled:
-        height, width = sizes.max(axis=0)
-        batch = coco_like.batch(Bucket(int(height), int(width), 64), size, classes, rng)
-        there.append(batch._replace(sizes=sizes.astype(np.int32)))
-    ways = {"detr_jax": lambda: [ours.train(batch) for batch in here]}
-    for name, side in theirs.items():
+    planned = [plan[step] for step in range(batches)]
+
+    def make_batch(bucket: Bucket, sizes: np.ndarray) -> Batch:
+        batch = coco_like.make_batch(bucket, len(sizes), sides.num_classes, rng)
+        return batch._replace(inputs=batch.inputs._replace(sizes=sizes.astype(np.int32)))
+
+    here = [jax.device_put(make_batch(one.bucket, one.views.size)) for one in planned]
+    views = np.concatenate([one.views.size for one in planned])
+    shuffled = rng.permutation(views).reshape(batches, plan.batch_size, 2)
+    there = [make_batch(Bucket(*map(int, sizes.max(axis=0)), 64), sizes) for sizes in shuffled]
+    ways = {"detr_jax": lambda: [sides.ours.train(batch) for batch in here]}
+    for name, side in sides.theirs.items():
         inputs = [side.on_device(batch) for batch in there]
         ways[name] = lambda side=side, inputs=inputs: [side.train(*one) for one in inputs]
-    return row(f"step, {batches} batches of {size}, augmented", timing.in_turns(ways, rounds), batches * size)
+    taken = timing.time_in_turns(ways, rounds)
+    return make_row(f"step, {batches} batches of {plan.batch_size}, augmented", taken, batches * plan.batch_size)
 
 
-def main() -> None:
-    """Measures and prints."""
+def make_config(args: argparse.Namespace, batch_size: int) -> Config:
+    """The published recipe at a constant learning rate; --narrow makes the model and the canvases small."""
+    narrow = {name: value for name, value in peer.NARROW.items() if name != "num_classes"} | {"num_queries": 100}
+    return Config(
+        dtype=args.dtype,
+        model=dataclasses.replace(ModelConfig(dropout=0.1), **(narrow if args.narrow else {})),
+        data=NARROW_DATA if args.narrow else DataConfig(),
+        optim=OptimConfig(schedule="constant"),
+        train=TrainConfig(batch_size=batch_size),
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--canvas", default="480x640")
     parser.add_argument("--batch_sizes", default="1,2")
@@ -161,48 +199,36 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--narrow", action="store_true", help="a tiny model, to try this script")
     parser.add_argument("--output", type=Path)
-    chosen = parser.parse_args()
+    return parser.parse_args()
 
-    cli.keep_memory()  # as in the programs; PyTorch has it too
-    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+
+def main() -> None:
+    """Measures, prints and writes."""
+    args = parse_arguments()
+    heap.keep_memory()  # as our programs do; PyTorch gets it too
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    settings = {"dropout": 0.1, **(peer.NARROW | {"num_queries": 100} if chosen.narrow else {})}
-    built = peer.build(seed=chosen.seed, **settings)
-    settings = peer.PUBLISHED | settings
-    config = cli.plain(config_file.get_config("r50"))
-    config["dtype"] = chosen.dtype
-    if chosen.narrow:
-        config["data"] |= {"scales": [64], "max_size": 96, "crop": 0.0, "buckets": [[64, 96, 100], [96, 64, 100]]}
-    network = detr.network(**settings, dtype=chosen.dtype)
-    ours = Ours(network, built.arrays, config)
-    theirs = {"PyTorch": Theirs(built.model, device, chosen.dtype, compiled=False)}
-    if chosen.compile:
-        theirs["torch.compile"] = Theirs(built.model, device, chosen.dtype, compiled=True)
-
-    height, width = map(int, chosen.canvas.split("x"))
-    sizes = [int(size) for size in chosen.batch_sizes.split(",")]
-    rows = []
-    for what in chosen.what.split(","):
+    height, width = map(int, args.canvas.split("x"))
+    sizes = [int(size) for size in args.batch_sizes.split(",")]
+    config = make_config(args, batch_size=sizes[-1])
+    sides, rows = Sides(args, config), []
+    for what in args.what.split(","):
         for size in sizes:
-            batch = whole(Bucket(height, width, 64), size, settings["num_classes"], chosen.seed)
-            method, here = ("train" if what == "step" else what), jax.device_put(batch)
-            ways = {"detr_jax": partial(getattr(ours, method), here)}
-            for name, side in theirs.items():
-                ways[name] = partial(getattr(side, method), *side.on_device(batch))
-            # Twice, for with the other's first call in between the memory for both is fetched only in the second.
-            taken = timing.in_turns(ways, chosen.rounds, warm_up=2)
-            rows.append(row(f"{what}, {size} x {chosen.canvas}", taken, size))
-            print(table(rows[-1:]), flush=True)
-    if chosen.mix:
-        config["train"]["batch_size"] = sizes[-1]
-        plan = trainer.make_plan(config, coco_like.Images(seed=chosen.seed))
-        rows.append(mixed(theirs, ours, plan, settings["num_classes"], chosen.mix, chosen.rounds, chosen.seed))
-    about = machine() | {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "dtype": chosen.dtype}
-    print(f"\n{', '.join(f'{name} {value}' for name, value in about.items())}\n{table(rows)}")
-    if chosen.output:
-        chosen.output.mkdir(parents=True, exist_ok=True)
+            batch = make_full_batch(Bucket(height, width, 64), size, sides.num_classes, args.seed)
+            calls = sides.calls("train" if what == "step" else what, batch)
+            # Two rounds of warm-up: with the other side's first call in between, the second one still gets new memory.
+            taken = timing.time_in_turns(calls, args.rounds, warm_up=2)
+            rows.append(make_row(f"{what}, {size} x {args.canvas}", taken, size))
+            print(format_table(rows[-1:]), flush=True)
+    if args.mix:
+        plan = make_train_plan(config, coco_like.ImageSizes(seed=args.seed))
+        rows.append(time_mix(sides, plan, args.mix, args.rounds, args.seed))
+    about = describe_machine()
+    about |= {"torch": torch.__version__, "threads": str(torch.get_num_threads()), "dtype": args.dtype}
+    print(f"\n{', '.join(f'{name} {value}' for name, value in about.items())}\n{format_table(rows)}")
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
         report = json.dumps({"machine": about, "rows": rows}, indent=1)
-        (chosen.output / "benchmark_vs_torch.json").write_text(report)
+        (args.output / "benchmark_vs_torch.json").write_text(report)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv and passes them: style, then the plain suite; --slow adds the long tests.
-# Tests on real photos run where DETR_JAX_REAL_DATA names a folder that holds coco128, bccd, weights, ...
+# Installs what the tests need into .venv, checks the style and runs the tests; --slow adds the long ones.
+# Tests on real photos need DETR_JAX_REAL_DATA, a folder that holds coco128, bccd, weights, ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv

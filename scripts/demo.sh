@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs into .venv and runs the main job on the embedded set: train, evaluate, draw. CPU is enough; about 3 minutes.
+# Installs into .venv, then trains, evaluates and draws on the embedded dataset. A CPU is enough; about 3 minutes.
 #   bash scripts/demo.sh [WORDS of configs/shapes.py, "fast" by default: encoder-selected queries + focal loss;
 #                         plain DETR: configs/shapes.py:plain]
 set -euo pipefail

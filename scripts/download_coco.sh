@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches COCO 2017 (train and val images, annotations) into DIR and unpacks it. Resumes; needs about 46 GB on the way
-# and 21 GB at the end.   bash scripts/download_coco.sh [--dry_run] DIR
+# Downloads COCO 2017 (train and val images, annotations) into DIR and unpacks it. Started again, it resumes. Needs about
+# 46 GB of disk on the way and 21 GB at the end.   bash scripts/download_coco.sh [--dry_run] DIR
 set -euo pipefail
 dry_run=false
 if [ "${1:-}" = "--dry_run" ]; then dry_run=true; shift; fi

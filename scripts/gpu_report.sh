@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Every figure that a GPU is to be asked for, in one command of at most nine minutes; needs no network and no data.
-#   bash scripts/gpu_report.sh [OUTPUT]          PYTHON=python3 MINUTES=9 PARTS="agree step vs_torch ..." TINY=1
-# The most important parts come first; what the time does not suffice for is listed as such, and PARTS runs it alone.
-# Compiled programs are kept in OUTPUT/cache, so a second run measures more. TINY=1 tries every part on a CPU.
-# Needs jax with CUDA and this package's requirements; vs_torch also torch and transformers.
+# Measures a GPU in at most nine minutes, without network and data: agreement with the CPU, steps, inference, PyTorch.
+#   bash scripts/gpu_report.sh [OUTPUT]          PYTHON=python3 MINUTES=9 PARTS="agree step_r50 vs_torch ..." TINY=1
+# The most important parts come first. Parts for which no time is left are listed; PARTS="NAME ..." runs them alone.
+# Compiled programs stay in OUTPUT/cache, so a second run gets further. TINY=1 tries every part on a CPU. PHOTOS=DIR, a
+# folder with coco128 as prepared, adds the host's images per second and a short training.
+# Needs jax with CUDA and this package's requirements; the parts vs_torch also need torch and transformers.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 output=${1:-gpu_report}
@@ -23,10 +24,11 @@ few=(--canvases=1 --rounds=10)
 torch=(--batch_sizes=16 --dtype=bfloat16 --what=step --canvas=800x1088 --mix=8 --rounds=5)
 torch_infer=(--batch_sizes=1,16 --what=forward --canvas=800x1088 --rounds=10)
 kernel=pallas
-photos=${PHOTOS:+--config.data.name=coco128 --config.data.dir=$PHOTOS}  # a folder with coco128 as prepared
+photos=${PHOTOS:+--config.data.name=coco128 --config.data.dir=$PHOTOS}
 if [ -n "${TINY:-}" ]; then
   tiny="--config.model.backbone_width=8 --config.model.hidden_dim=32 --config.model.encoder_layers=1
-        --config.model.decoder_layers=2 --config.model.feed_forward_dim=64 --config.data.buckets=((64,96,100),)"
+        --config.model.decoder_layers=2 --config.model.feed_forward_dim=64 --config.data.buckets=((64,96,100),)
+        --config.data.scales=(64,) --config.data.max_size=96"
   r50="$r50 $tiny"
   batch=--config.train.batch_size=2
   kernel=loop
@@ -39,7 +41,7 @@ if [ -n "${TINY:-}" ]; then
 fi
 
 rm -f "$output"/*.txt "$output"/times
-part() { # NAME COMMAND...: runs it while time is left, and notes how it went
+part() { # NAME COMMAND...: runs the command if time is left, and records how it went
   local name=$1 left=$((deadline - SECONDS)) begin=$SECONDS
   shift
   case " ${PARTS:-$name} " in *" $name "*) ;; *) return ;; esac

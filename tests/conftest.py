@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -17,3 +18,22 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real photos missing: set DETR_JAX_REAL_DATA to the folder that holds coco128, bccd, ...")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def compile_once(tmp_path_factory):
+    """For this module: what was compiled in this process or by a program is loaded from then on."""
+    ours = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "programs" / "cache"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in ours}
+
+    def use(values: dict) -> None:
+        compilation_cache.reset_cache()
+        for name, value in values.items():
+            jax.config.update(name, value)
+
+    use(ours)
+    yield
+    use(before)

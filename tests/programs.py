@@ -8,12 +8,18 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from configs import detr as configs
+from detr_jax.config import Config
+from detr_jax.config_forms import from_config_dict
 from detr_jax.datasets import shapes
 from detr_jax.datasets.folders import find_splits
 from detr_jax.datasets.prepare import prepare_dataset
@@ -21,19 +27,20 @@ from detr_jax.datasets.prepare import prepare_dataset
 REPOSITORY = Path(__file__).parents[1]
 TRAIN, VAL, SIZE = 12, 4, 64
 QUERIES = 10
-MODEL = (  # small enough that a step is milliseconds
-    "--config.model.last_stage=layer3",
-    "--config.model.decoder_layers=2",
-    f"--config.model.num_queries={QUERIES}",
-    "--config.data.scales=(64,)",
-    "--config.data.max_size=64",
-    "--config.data.buckets=((64,64,8),)",
-    "--config.data.threads=1",
-    "--config.optim.schedule=constant",
-    "--config.train.steps=6",
-    "--config.train.checkpoint_every=3",
-    "--config.train.eval_every=3",
-)
+SETTINGS = {  # of the debug model, made so small that a step is milliseconds
+    "model.last_stage": "layer3",
+    "model.decoder_layers": 2,
+    "model.num_queries": QUERIES,
+    "data.scales": (64,),
+    "data.max_size": 64,
+    "data.buckets": ((64, 64, 8),),
+    "data.threads": 1,
+    "optim.schedule": "constant",
+    "train.steps": 6,
+    "train.checkpoint_every": 3,
+    "train.eval_every": 3,
+}
+MODEL = tuple(f"--config.{name}={value}" for name, value in SETTINGS.items())
 # Imports a program once and lets a fork of itself run each command: a process each, without seconds of imports each.
 FORKS = """
 import importlib, json, os, sys, tempfile
@@ -81,6 +88,13 @@ class Programs:
         data = ("--config.data.name=tiny", f"--config.data.dir={self.data}")
         return ["--config=configs/detr.py:debug", f"--workdir={workdir}", *MODEL, *data, *more]
 
+    def config(self, changes: Mapping[str, Any] | None = None) -> Config:
+        """The settings of the tiny model as a record, some of them changed: {"train.steps": 3, ...}."""
+        settings = configs.get_config("debug")
+        data = {"data.name": "tiny", "data.dir": str(self.data)}
+        settings.update_from_flattened_dict({**SETTINGS, **data, **(changes or {})})
+        return from_config_dict(settings)
+
     def start(self, verb: str, *arguments: object, **environment: object) -> subprocess.Popen:
         """Starts ``python -m detr_jax.VERB`` and returns at once."""
         return subprocess.Popen(
@@ -97,6 +111,12 @@ class Programs:
         process = self.start(verb, *arguments, **environment)
         out, err = process.communicate(timeout=500)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def go_on(self, workdir: Path, *more: str) -> str:
+        """Trains the tiny model in this workdir to the end, from where it stands: what the program printed."""
+        done = self.run("train", *self.training(workdir, *more))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def run_all(self, verb: str, commands: list[list[str]]) -> list[subprocess.CompletedProcess]:
         """Runs the program once for each list of arguments, one after the other."""
@@ -143,6 +163,37 @@ def numbers(workdir: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in clock} for row in rows(workdir)]
 
 
+def evaluations(workdir: Path) -> list[list[float]]:
+    """COCO's twelve numbers of every evaluation."""
+    return [row["coco_eval_bbox"] for row in rows(workdir) if "coco_eval_bbox" in row]
+
+
+def last_logged(workdir: Path) -> int:
+    """The last step in metrics.jsonl of a run that may still be going on; 0 while there is hardly one."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if len(lines) > 1 else 0
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints, in order."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Returns as soon as the condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def finish(process: subprocess.Popen, seconds: float = 120.0) -> tuple[int, str, str]:
+    """(status, standard output, standard error) of a program at its end."""
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
     """Every array of a checkpoint: the model's, the optimizer's, the counters."""
     found, reader = {}, ocp.PyTreeCheckpointer()
@@ -161,6 +212,14 @@ def assert_same_state(one: Path, other: Path, step: int) -> None:
     assert ours.keys() == theirs.keys() and len(ours) > 100
     for name, array in ours.items():
         assert array.tobytes() == theirs[name].tobytes(), name
+
+
+def assert_close_losses(one: Path, other: Path, tolerance: float) -> None:
+    """The losses of two runs agree step by step, relatively."""
+    ours, theirs = ([row for row in rows(workdir) if "loss" in row] for workdir in (one, other))
+    assert len(ours) == len(theirs) > 1
+    for a, b in zip(ours, theirs, strict=True):
+        assert abs(a["loss"] - b["loss"]) <= tolerance * abs(b["loss"]), a["step"]
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess, *words: str) -> None:

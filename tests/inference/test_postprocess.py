@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from detr_jax.inference import postprocess
 from detr_jax.structures import Categories
 
+LOGITS = np.random.default_rng(0).normal(0, 3, (2, 5, 4)).astype(np.float32)
 CATEGORIES = Categories(ids=(3, 7, 90), names=("cat", "dog", "bird"))
 
 
@@ -58,3 +61,20 @@ def test_coco_rows_have_the_datasets_ids_and_pixels():
     rows = postprocess.make_detections(scores, labels, boxes, (100, 200), CATEGORIES).to_coco(42)
     assert [row["category_id"] for row in rows] == [90, 3]
     assert rows[0]["bbox"] == [50.0, 50.0, 50.0, 50.0] and rows[1]["bbox"] == [0.0, 0.0, 200.0, 100.0]
+
+
+def test_detections_of_sigmoids_are_the_best_pairs():
+    """Against a sort of all pairs in Python; a query may appear once for every class."""
+    boxes = np.random.default_rng(3).uniform(0.2, 0.6, (5, 4)).astype(np.float32)
+    scores, labels, boxes_xyxy = jax.jit(postprocess.top_pairs)(LOGITS[0], boxes)
+    pairs = sorted(((-LOGITS[0, query, k], query, k) for query, k in np.ndindex(5, 4)))
+    assert labels.tolist() == [k for _, _, k in pairs]
+    np.testing.assert_allclose(scores, [1 / (1 + math.exp(value)) for value, _, _ in pairs], rtol=1e-5)
+    x, y, w, h = boxes[[query for _, query, _ in pairs]].T
+    np.testing.assert_allclose(boxes_xyxy, np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1), atol=1e-6)
+
+
+def test_so_many_detections_as_coco_looks_at_or_as_there_are_queries():
+    for queries, classes, wanted in ((10, 3, 30), (50, 80, 100), (300, 2, 300)):
+        scores, _, _ = jax.eval_shape(postprocess.top_pairs, np.zeros((2, queries, classes)), np.zeros((2, queries, 4)))
+        assert scores.shape == (2, wanted)

@@ -306,3 +306,36 @@ def test_r50_gives_r101_its_transformer_and_heads(arrays, tmp_path):
     found, report = sources.fit_detector(weights, shapes, {}, classes)
     rest = [name for name in shapes if not name.startswith("backbone/")]
     assert set(rest) <= found.keys() and {name.split("/")[1] for name in report.fresh} == {"layer3"}
+
+
+def of_classes(arrays: dict, classes: Categories) -> Weights:
+    return Weights(path=Path("a test"), title="a test", arrays=arrays, categories=classes)
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["sigmoid", "softmax"])
+def test_rows_of_equal_classes_in_every_array_that_has_them(more):
+    """Sigmoid heads have no row for no object, and the last class is not taken for one."""
+    rng = np.random.default_rng(0)
+    old, new = Categories((1, 2, 3), ("cat", "dog", "cow")), Categories((7, 8), ("cow", "emu"))
+    names = ("class_head/kernel", "anchor_decoder/source/class_head/kernel")
+    theirs = {name: rng.normal(size=(4, 3 + more)).astype(np.float32) for name in names}
+    theirs[sources.LABELS] = rng.normal(size=(3, 4)).astype(np.float32)
+    fresh = {name: np.full((4, 2 + more), 7, np.float32) for name in names}
+    fresh[sources.LABELS] = np.full((2, 4), 7, np.float32)
+    found, report = sources.fit_detector(of_classes(theirs, old), jax.eval_shape(lambda: fresh), fresh, new)
+    assert set(report.partly) == fresh.keys() and not report.fresh
+    for name in names:
+        wanted = np.full((4, 2 + more), 7, np.float32)
+        wanted[:, 0] = theirs[name][:, 2]
+        if more:
+            wanted[:, -1] = theirs[name][:, -1]
+        np.testing.assert_array_equal(found[name], wanted)
+    np.testing.assert_array_equal(found[sources.LABELS], [theirs[sources.LABELS][2], [7] * 4])
+
+
+def test_softmax_rows_are_not_taken_for_sigmoid_rows():
+    theirs = {"class_head/kernel": np.ones((4, 3), np.float32), "box_head/layers/0/bias": np.ones(4, np.float32)}
+    fresh = {"class_head/kernel": np.zeros((4, 2), np.float32), "box_head/layers/0/bias": np.zeros(4, np.float32)}
+    weights = of_classes(theirs, Categories((1, 2), ("dog", "emu")))
+    _, report = sources.fit_detector(weights, jax.eval_shape(lambda: fresh), fresh, Categories((1, 2), ("cat", "dog")))
+    assert report.fresh == ["class_head/kernel"] and report.loaded == ["box_head/layers/0/bias"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers.loss import loss_for_object_detection as criterion
 
+from detr_jax.config import LossConfig
 from detr_jax.structures import Predictions, Targets
 from detr_jax.training import losses, matcher
 
@@ -63,13 +64,13 @@ def test_every_term_of_every_layer_and_the_total(counts, differences):
     @jax.jit
     def ours(predicted, wanted):
         matches = matcher.match(predicted, wanted)
-        divisors = losses.normalizers(wanted, QUERIES, matcher.SOFTMAX)
-        terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, matcher.SOFTMAX)
-        figures = losses.errors(predicted, wanted, matches.query_of_target, matcher.SOFTMAX).figures()
-        return losses.total(terms, losses.LossWeights()), terms, figures
+        divisors = losses.make_normalizers(wanted, QUERIES, matcher.SOFTMAX)
+        terms = losses.set_losses(predicted, wanted, matches.query_of_target, divisors, matcher.SOFTMAX)
+        errors = losses.count_errors(predicted, wanted, matches.query_of_target, matcher.SOFTMAX)
+        return losses.total_loss([terms], LossConfig()), terms._asdict(), errors.cardinality_error
 
-    total, terms, figures = ours(predicted, wanted)
-    terms["cardinality_error"] = figures["cardinality_error"]
+    total, terms, cardinality_error = ours(predicted, wanted)
+    terms["cardinality_error"] = cardinality_error
     names = {
         (name, layer): name if layer == LAYERS - 1 else f"{name}_{layer}" for name in terms for layer in range(LAYERS)
     }
@@ -86,8 +87,8 @@ def test_without_any_object(differences):
     predicted, wanted = predictions(0, 2), peer.targets(0, [0, 0], CLASSES)
     their_total, _, _ = their_criterion(predicted, wanted)
     matches = matcher.match(predicted, wanted)
-    divisors = losses.normalizers(wanted, QUERIES, matcher.SOFTMAX)
-    terms = losses.losses(predicted, wanted, matches.query_of_target, divisors, matcher.SOFTMAX)
-    total = float(losses.total(terms, losses.LossWeights()))
+    divisors = losses.make_normalizers(wanted, QUERIES, matcher.SOFTMAX)
+    terms = losses.set_losses(predicted, wanted, matches.query_of_target, divisors, matcher.SOFTMAX)
+    total = float(losses.total_loss([terms], LossConfig()))
     differences("total (relative)", abs(total / their_total - 1))
     np.testing.assert_allclose(total, their_total, rtol=1e-5)

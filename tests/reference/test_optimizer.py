@@ -6,9 +6,10 @@ import optax
 import peer
 import torch
 
+from detr_jax.config import OptimConfig
 from detr_jax.training import optimizer
 
-RATES = optimizer.LearningRates(rest=1e-4, backbone=1e-5)
+OPTIM = OptimConfig(lr=1e-4, lr_backbone=1e-5, weight_decay=1e-4, schedule="constant")
 SHAPES = {"backbone/layer2/0/conv1/kernel": (1, 1, 16, 8), "class_head/bias": (92,), "query_positions": (100, 16)}
 
 
@@ -22,15 +23,15 @@ def test_updates_equal_torchs(differences):
     copies = {name: torch.nn.Parameter(torch.tensor(array, dtype=torch.float64)) for name, array in params.items()}
     groups = [
         {"params": [copies[name] for name in copies if not name.startswith("backbone/")]},
-        {"params": [copies[name] for name in copies if name.startswith("backbone/")], "lr": RATES.backbone},
+        {"params": [copies[name] for name in copies if name.startswith("backbone/")], "lr": OPTIM.lr_backbone},
     ]
-    their_adamw = torch.optim.AdamW(groups, lr=RATES.rest, weight_decay=1e-4)
-    tx = optimizer.adamw(RATES, optimizer.schedule("constant", 100, 100), weight_decay=1e-4)
+    their_adamw = torch.optim.AdamW(groups, lr=OPTIM.lr, weight_decay=OPTIM.weight_decay)
+    tx = optimizer.make_optimizer(OPTIM, optimizer.make_schedule(OPTIM, total_steps=100, steps_per_epoch=100))
     state = tx.init(params)
 
     @jax.jit
     def step(params, state, gradients):
-        clipped, norm = optimizer.clip(gradients, 0.1)
+        clipped, norm = optimizer.clip_by_norm(gradients, 0.1)
         updates, state = tx.update(clipped, state, params)
         return optax.apply_updates(params, updates), state, updates, norm
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -9,15 +10,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from programs import QUERIES, Programs, assert_one_sentence, of_session
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.numpy import save_file
 
 import detr_jax
-from detr_jax.datasets import prepare as builder, folders as coco_folder
+from detr_jax.datasets.folders import find_splits
+from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.datasets.split import open_split
+from detr_jax.structures import Bucket
 from detr_jax.weights import torch_names
+from tests.programs import QUERIES, Programs, assert_one_sentence, of_session
 
 FILES = ("metrics.json", "per_class.csv", "predictions.json", "pr_curve.png")
 OTHER_NAMES = {"circle": "disc", "rectangle": "rectangle", "triangle": "three corners"}
@@ -39,7 +42,7 @@ def prepare_other(programs: Programs) -> None:
         for category in table["categories"]:
             category["id"], category["name"] = 1000 - category["id"], OTHER_NAMES[category["name"]]
         path.write_text(json.dumps(table))
-    builder.prepare(coco_folder.find_sources(root), programs.data, "other")
+    prepare_dataset(find_splits(root), programs.data, "other")
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +139,7 @@ def test_the_canvas_changes_nothing(programs):
     """An image alone on a canvas that fits, and the same image among others on a larger one."""
     model = detr_jax.load(programs.trained, jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
     split = open_split(programs.data, "tiny", "val")
-    data = model.config["data"]
-    larger = model._replace(config=model.config | {"data": data | {"buckets": [[96, 128, 8]]}})
+    larger = dataclasses.replace(model, data=dataclasses.replace(model.data, buckets=(Bucket(96, 128, 8),)))
     ours, theirs = (
         [row for i, found in which.over(split, size) for row in found.to_coco(int(split.image_ids[i]))]
         for which, size in ((model, 1), (larger, 3))

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from programs import Programs, assert_one_sentence, of_session
 
 import detr_jax
 from detr_jax.errors import UserError
+from tests.programs import Programs, assert_one_sentence, of_session
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def programs(tmp_path_factory) -> Programs:
 
 @pytest.fixture(scope="module")
 def folder(programs, tmp_path_factory) -> Path:
-    """photos/ as a user would have it, broken/ where nothing can be read, empty/."""
+    """photos/ as a user would have it, turned/ with EXIF, broken/ where nothing can be read, empty/."""
     folder = tmp_path_factory.mktemp("predict")
     (folder / "photos/trip/day 2").mkdir(parents=True)
     (folder / "broken").mkdir()
@@ -32,6 +32,11 @@ def folder(programs, tmp_path_factory) -> Path:
     image.save(folder / "photos/trip/day 2/b.PNG")
     image.convert("L").save(folder / "photos/grey.jpeg")
     image.convert("RGBA").resize((300, 40)).save(folder / "photos/wide.png")
+    (folder / "turned").mkdir()
+    wide, exif = image.resize((300, 40)), Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter, clockwise
+    wide.save(folder / "turned/exif.png", exif=exif)
+    wide.transpose(Image.Transpose.ROTATE_270).save(folder / "turned/upright.png")
     (folder / "photos/notes.txt").write_text("no picture")
     for where in ("photos", "broken"):
         (folder / where / "cut.jpg").write_bytes(source.read_bytes()[:700])
@@ -47,6 +52,7 @@ def predictions(programs, folder):
     val = f"--input={programs.raw}/val2017"
     commands = {
         "photos": [checkpoint, f"--input={folder}/photos", "--draw", "--threshold=0"],
+        "turned": [checkpoint, f"--input={folder}/turned", "--draw", "--threshold=0"],
         "val": [checkpoint, val, "--threshold=0"],
         "batch": [checkpoint, val, "--threshold=0", "--batch_size=3"],
         "pattern": [checkpoint, f"--input={programs.raw}/val2017/*1.jpg", val, "--threshold=0.3"],
@@ -87,6 +93,18 @@ def test_every_readable_image_is_drawn(predictions):
         "a.png": (320, 320), "a_2.png": (320, 320), "b.png": (320, 320), "grey.png": (320, 320), "wide.png": (600, 80),
     }  # fmt: skip
     assert {path.name for path in output.iterdir()} == {*sizes, "predictions.json"}
+
+
+def test_images_are_seen_upright(predictions):
+    output, done = predictions["turned"]
+    assert done.returncode == 0
+    rows = {name: [row for row in read(predictions, "turned") if row["file_name"].endswith(name)] for name in
+            ("exif.png", "upright.png")}  # fmt: skip
+    key = lambda row: (row["category_id"], row["bbox"], row["score"])  # noqa: E731
+    assert rows["exif.png"] and [key(row) for row in rows["exif.png"]] == [key(row) for row in rows["upright.png"]]
+    drawings = [np.asarray(Image.open(output / name)) for name in rows]
+    np.testing.assert_array_equal(*drawings)
+    assert drawings[0].shape == (600, 80, 3)
 
 
 def test_file_names_tell_files_apart(predictions):
@@ -153,7 +171,7 @@ def test_mistakes_are_said_and_nothing_is_written(predictions, name, words):
 
 def test_load_and_call(programs, predictions):
     detector = detr_jax.load(str(programs.trained / "checkpoints/6"))
-    (one,) = detector(str(programs.raw / "val2017/000001.jpg"))
+    one = detector(str(programs.raw / "val2017/000001.jpg"))
     rows = [row for row in read(predictions, "val") if row["image_id"] == 1]
     np.testing.assert_allclose(one.scores, [row["score"] for row in rows], atol=1e-5)
     assert one.names == [row["category_name"] for row in rows]

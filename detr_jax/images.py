@@ -73,7 +73,7 @@ def decode_upright(image: ImageLike) -> RGB:
         return _upright(image)
     if isinstance(image, ArrayLike):
         return _check_array(np.asarray(image))
-    return _upright(_open(_read(image)))
+    return _upright(open_image(_read(image)))
 
 
 def upright_size(image: ImageLike) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def upright_size(image: ImageLike) -> tuple[int, int]:
         if isinstance(image, ArrayLike):
             height, width, _ = _check_array(np.asarray(image)).shape
             return height, width
-        image = _open(_read(image))
+        image = open_image(_read(image))
     width, height = image.size
     turned = image.format != "TIFF" and _orientation(image) in SIDEWAYS  # Pillow turns TIFF by itself
     return (width, height) if turned else (height, width)
@@ -101,7 +101,8 @@ def _read(image: str | os.PathLike | bytes | bytearray | memoryview) -> bytes:
         raise ValueError(f"it cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _open(file: bytes) -> Image.Image:
+def open_image(file: bytes) -> Image.Image:
+    """Opens the bytes of an image file; its header is read. Raises ValueError, which says what is wrong with it."""
     if not file:
         raise ValueError("the file is empty")
     try:
@@ -120,19 +121,24 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> RGB:
+    try:
+        image.load()  # turns TIFF, and removes its orientation
+    except Exception as error:  # as in open_image
+        raise ValueError(f"it is truncated or damaged ({error})") from error
+    turn = TURNS.get(_orientation(image))
+    return rgb_pixels(image if turn is None else image.transpose(turn))
+
+
+def rgb_pixels(image: Image.Image) -> RGB:
+    """The pixels of a Pillow image as they are stored, whatever its mode. Raises ValueError."""
     if image.mode == "F":
         raise ValueError("it has 32 bit float pixels (mode F), whose range is not known; convert it to 8 bit")
     try:
-        image.load()
-        turn = TURNS.get(_orientation(image))
         if image.mode.startswith("I"):  # Pillow would clip 16 bit grey to white instead of scaling it
             grey = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
-            pixels = Image.fromarray(grey.astype(np.uint8))
-        else:
-            pixels = image
-        pixels = pixels.convert("RGB")
-        return np.array(pixels if turn is None else pixels.transpose(turn))
-    except Exception as error:  # as in _open
+            image = Image.fromarray(grey.astype(np.uint8))
+        return np.array(image.convert("RGB"))
+    except Exception as error:  # as in open_image
         raise ValueError(f"it is truncated or damaged ({error})") from error
 
 

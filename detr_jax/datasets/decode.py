@@ -4,14 +4,12 @@ Pillow is the reference: the original DETR reads with ``Image.open(path).convert
 simplejpeg, whose pixels are identical; what it refuses (CMYK, another format, a damaged file) goes to Pillow.
 """
 
-import io
-
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others include some that start programs
+from detr_jax.images import open_image, rgb_pixels
 
 
 def decode(
@@ -34,10 +32,10 @@ def decode(
         buffer = canvas[:height] if fits else None
         pixels = simplejpeg.decode_jpeg(image, "RGB", fastdct=False, fastupsample=False, buffer=buffer, strict=True)
     except ValueError:
-        pixels = _pillow_pixels(_open(image))
+        pixels = rgb_pixels(open_image(image))
     if size is None or pixels.shape[:2] == tuple(size):
         return pixels
-    upright = _pillow_pixels(ImageOps.exif_transpose(_open(image)))
+    upright = rgb_pixels(ImageOps.exif_transpose(open_image(image)))
     if upright.shape[:2] == tuple(size):
         return upright
     raise ValueError(f"it is {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotations say {size[1]}x{size[0]}")
@@ -45,25 +43,5 @@ def decode(
 
 def image_size(image: bytes) -> tuple[int, int]:
     """(height, width) of an image file from its header alone, EXIF rotation ignored. Raises ValueError."""
-    width, height = _open(image).size
+    width, height = open_image(image).size
     return height, width
-
-
-def _open(image: bytes) -> Image.Image:
-    if not image:
-        raise ValueError("the file is empty")
-    try:
-        return Image.open(io.BytesIO(image), formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"it is not an image (it starts with {image[:8]!r})") from None
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise ValueError(f"it cannot be opened ({error})") from error
-
-
-def _pillow_pixels(opened: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    try:
-        if opened.mode.startswith("I;16"):  # Pillow would clip 16 bit grey to white instead of scaling it
-            opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
-        return np.array(opened.convert("RGB"))
-    except Exception as error:  # as in _open
-        raise ValueError(f"it is truncated or damaged ({error})") from error

@@ -132,6 +132,13 @@ class DataConfig:
         "Who resizes. host: Pillow, as in the original. fast: OpenCV where nothing shrinks. device: the training step.",
         choices=("host", "fast", "device"),
     )
+    image_limits: tuple[int, ...] = setting(
+        (100_000_000, 500_000_000), "Most pixels and most bytes of one image file; a larger one counts as broken."
+    )
+    max_bad_images: float = setting(
+        0.01, "Fraction of a split's images that may be broken; more of them end the run.", least=0, most=1
+    )
+    strict: bool = setting(False, "The first broken image ends the run.")
     threads: int = setting(
         8, "Threads that read and decode images; 0: none besides the main one.", least=0, resumable=True
     )

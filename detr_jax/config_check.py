@@ -81,6 +81,8 @@ def _check_data(data: DataConfig) -> None:
             raise UserError(f"data.{name}={lengths} must hold at least one length, and all must be 1 pixel or more")
     if data.crop and data.crop_max < data.crop_min:
         raise UserError(f"data.crop_max={data.crop_max} is below data.crop_min={data.crop_min}")
+    if len(data.image_limits) != 2 or min(data.image_limits) < 1:
+        raise UserError(f"data.image_limits={data.image_limits} must be two numbers, pixels and bytes, both 1 or more")
     for name in ("train_split", "val_split"):
         if not re.fullmatch(r"\w+(\[\d*:\d*\])?", getattr(data, name)):
             raise UserError(f"data.{name}={getattr(data, name)} is no split; write it like train, val or train[:100]")

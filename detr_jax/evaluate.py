@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
     default = run / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split.name}")
     output = Path(args.output) if args.output else default
     if jax.process_index() == 0:
-        coco_eval.write(metrics, results, output)
+        coco_eval.write_evaluation(metrics, results, output)
     print(coco_eval.format_summary(metrics))
     print(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:

@@ -221,7 +221,7 @@ def format_summary(metrics: CocoMetrics) -> str:
     )
 
 
-def write(metrics: CocoMetrics, results: list[dict], folder: str | os.PathLike) -> None:
+def write_evaluation(metrics: CocoMetrics, results: list[dict], folder: str | os.PathLike) -> None:
     """Writes metrics.json, per_class.csv, predictions.json and pr_curve.png into ``folder``, each file whole."""
     folder = Path(folder)
     summary = {

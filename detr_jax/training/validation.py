@@ -55,7 +55,7 @@ class Validation:
                 found[row] = detections
         metrics = coco_eval.evaluate(self._ground_truth, results)
         if jax.process_index() == 0:
-            coco_eval.write(metrics, results, self._workdir / "eval" / str(step))
+            coco_eval.write_evaluation(metrics, results, self._workdir / "eval" / str(step))
             if found:
                 drawing.save(self._draw(found), self._workdir / "samples" / f"step_{step:08d}.png")
         return metrics

@@ -231,13 +231,14 @@ def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | 
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         backbone = config.get("backbone_config") or {}
+        heads = int(config.get("encoder_attention_heads", 8))
         settings = {
             "dilation": bool(config.get("dilation") or backbone.get("output_stride") == 16),
-            "heads": int(config.get("encoder_attention_heads", 8)),
+            "heads": heads,
             "dropout": float(config.get("dropout", 0.1)),
             "stride_in_1x1": bool(backbone.get("downsample_in_bottleneck")),
         }
-        for key, ours in {"activation_function": "relu", "decoder_attention_heads": settings["heads"]}.items():
+        for key, ours in {"activation_function": "relu", "decoder_attention_heads": heads}.items():
             if config.get(key, ours) != ours:
                 raise UserError(f"{path} asks for {key}={config[key]}, but this DETR has only {ours} there")
         labels = config.get("id2label")

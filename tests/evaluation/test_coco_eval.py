@@ -216,7 +216,7 @@ def test_more_objects_than_coco_looks_at_is_a_warning():
 def test_write(tmp_path):
     truth, results = synthetic()
     metrics = coco_eval.evaluate(truth, results)
-    coco_eval.write(metrics, results, tmp_path / "eval" / "100")
+    coco_eval.write_evaluation(metrics, results, tmp_path / "eval" / "100")
     names = {path.name for path in (tmp_path / "eval" / "100").iterdir()}
     assert names == {"metrics.json", "per_class.csv", "predictions.json", "pr_curve.png"}
     written = json.loads((tmp_path / "eval/100/metrics.json").read_text())

@@ -96,11 +96,11 @@ def check_hosts() -> Iterator[Finding]:
     said = [f"{name}={os.environ[name]}" for name in HOST_VARIABLES if name in os.environ]
     yield Finding("environment", ", ".join(said) or "names no other host")
     devices.start_hosts()
-    yield Finding("hosts", f"{jax.process_count()}, this is number {jax.process_index()}")
 
 
 def check_devices() -> Iterator[Finding]:
-    """The devices of this host, with their memory."""
+    """The number of hosts, and the devices of this one with their memory."""
+    yield Finding("hosts", f"{jax.process_count()}, this is number {jax.process_index()}")
     for device in jax.local_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
         memory = f", {limit / 2**30:.1f} GiB for JAX" if limit else ""
@@ -126,8 +126,8 @@ def check_machine() -> Iterator[Finding]:
 def make_smoke_config(data_dir: Path, device_count: int) -> "Config":
     """Two steps of a tiny model on the dataset ``smoke``."""
     model = ModelConfig(
-        backbone="resnet10", backbone_width=16, norm="group", last_stage="layer3", hidden_dim=32, heads=4, encoder_layers=1,
-        decoder_layers=2, feed_forward_dim=64, num_queries=10,
+        backbone="resnet10", backbone_width=16, last_stage="layer3", norm="group", hidden_dim=32, heads=4,
+        encoder_layers=1, decoder_layers=2, feed_forward_dim=64, num_queries=10,
     )  # fmt: skip
     data = DataConfig(
         name="smoke", dir=str(data_dir), scales=(SIZE,), max_size=SIZE, crop=0.0, buckets=(Bucket(SIZE, SIZE, 8),),
@@ -169,7 +169,7 @@ def print_findings(check: Callable[[], Iterator[Finding]]) -> list[str]:
     faults = []
     try:
         for what, found, fault in check():
-            print(f"{'!' if fault else ' '} {what:<22} {found}", flush=True)
+            print(f"{'!' if fault else ' '} {what:<24} {found}", flush=True)
             faults += [fault] if fault else []
     except UserError:
         raise
@@ -194,8 +194,8 @@ def main(argv: list[str]) -> None:
 
 def describe_broken_installation(error: ImportError) -> str:
     """What is installed, and the sentence for a package that cannot be imported. Needs nothing but Python."""
-    installed = [f"  {one.name:<22} {one.version}" for one in importlib.metadata.distributions()]
-    lines = [f"  {'python':<22} {platform.python_version()} ({sys.executable})", *sorted(installed)]
+    installed = [f"  {one.name:<24} {one.version}" for one in importlib.metadata.distributions()]
+    lines = [f"  {'python':<24} {platform.python_version()} ({sys.executable})", *sorted(installed)]
     return "\n".join([*lines, f"error: detr_jax cannot be imported ({error}): pip install -r requirements.txt"])
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import peer
 import pytest
 import torch
-from absl.testing import flagsaver
 from safetensors.torch import save_file
 from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation
 
-from detr_jax import convert
-from detr_jax.inference import detector
+from detr_jax.convert import convert
 from detr_jax.errors import UserError
+from detr_jax.inference.detector import load
 from detr_jax.weights import sources, torch_names
+from detr_jax.weights.sources import load_weights
 
 CONFIGURATIONS = {
     "few": peer.NARROW | {"num_classes": 3, "num_queries": 7, "heads": 8, "decoder_layers": 3},
@@ -37,15 +37,6 @@ def built(request):
 @pytest.fixture(scope="module")
 def few():
     return peer.build(seed=32, **CONFIGURATIONS["few"])
-
-
-def run_convert(source, output, **flags):
-    """The program, in this process."""
-    if not convert.flags.FLAGS.is_parsed():
-        convert.flags.FLAGS(["convert", "--source=x", "--output=y"])
-    with flagsaver.flagsaver(source=str(source), output=str(output), **flags):
-        convert.main(["convert"])
-    return output
 
 
 def tensors(arrays: dict[str, np.ndarray], table) -> dict[str, torch.Tensor]:
@@ -73,8 +64,8 @@ def test_an_export_loads_in_transformers_with_strict_keys(built, tmp_path, capsy
     masks = isinstance(built.model, DetrForSegmentation)
     body = (built.model.detr if masks else built.model).model.backbone.model
     dilated = body.encoder.stages[3].layers[0].shortcut.convolution.stride == (1, 1)
-    run_convert(tmp_path / "theirs", tmp_path / "ours", dilation=dilated)
-    run_convert(tmp_path / "ours", tmp_path / "back", to="huggingface")
+    convert(tmp_path / "theirs", tmp_path / "ours", dilation=dilated)
+    convert(tmp_path / "ours", tmp_path / "back", to="huggingface")
     assert ("no dilation" in capsys.readouterr().out) == dilated
     cls = DetrForSegmentation if masks else DetrForObjectDetection
     model, report = cls.from_pretrained(tmp_path / "back", output_loading_info=True)
@@ -86,31 +77,31 @@ def test_an_export_loads_in_transformers_with_strict_keys(built, tmp_path, capsy
     for ours, theirs in zip(answers(model), answers(built.model), strict=True):
         assert theirs.std() > 0.01
         assert peer.largest(ours, theirs) <= 1e-6
-    assert_equal(detector.load(tmp_path / "back").arrays | {}, built.arrays)
+    assert_equal(load(tmp_path / "back").arrays | {}, built.arrays)
 
 
 def test_through_the_originals_file_and_back(built, tmp_path):
     built.model.save_pretrained(tmp_path / "theirs")
     if built.model.config.backbone_config.downsample_in_bottleneck:  # unknown there
         with pytest.raises(UserError, match="stride_in_1x1"):
-            run_convert(tmp_path / "theirs", tmp_path / "original.pth", to="official")
+            convert(tmp_path / "theirs", tmp_path / "original.pth", to="official")
         return
-    run_convert(tmp_path / "theirs", tmp_path / "original.pth", to="official")
+    convert(tmp_path / "theirs", tmp_path / "original.pth", to="official")
     content = torch.load(tmp_path / "original.pth", weights_only=True)["model"]
     masks = isinstance(built.model, DetrForSegmentation)
     wanted = tensors(built.arrays, torch_names.panoptic(torch_names.ORIGINAL) if masks else torch_names.ORIGINAL)
     assert content.keys() == wanted.keys() and all(torch.equal(content[key], wanted[key]) for key in wanted)
-    assert_equal(sources.read(tmp_path / "original.pth").arrays, built.arrays)
+    assert_equal(load_weights(tmp_path / "original.pth").arrays, built.arrays)
 
 
 def test_timms_config_is_understood(few, tmp_path):
     """timm is not asked for: transformers reads the config, and the tensors are those of the layout's table."""
     torch.save(tensors(few.arrays, torch_names.ORIGINAL), tmp_path / "original.pth")
-    run_convert(tmp_path / "original.pth", tmp_path / "timm", to="huggingface", dilation=True)
+    convert(tmp_path / "original.pth", tmp_path / "timm", to="huggingface", dilation=True)
     backbone = DetrConfig.from_pretrained(tmp_path / "timm").backbone_config
     assert (backbone.model_type, backbone.backbone, backbone.output_stride) == ("timm_backbone", "resnet50", 16)
-    source = sources.read(tmp_path / "timm")
-    assert source.huggingface_backbone == "timm" and source.known["dilation"]
+    source = load_weights(tmp_path / "timm")
+    assert source.huggingface_backbone == "timm" and source.model.dilation
     assert_equal(source.arrays, few.arrays)
 
 
@@ -134,10 +125,11 @@ SOURCES = {  # what PyTorch may have written, for the original's tensors
 @pytest.mark.parametrize("kind", SOURCES)
 def test_sources_of_the_original(few, kind, tmp_path):
     torch.save(SOURCES[kind](tensors(few.arrays, torch_names.ORIGINAL)), tmp_path / "file")
-    source = sources.read(tmp_path / "file")
-    assert source.is_detector and not source.unused
+    source = load_weights(tmp_path / "file")
+    assert source.model is not None and not source.unused
     assert_equal(source.arrays, few.arrays)
-    assert source.known == ({"dilation": False, "heads": 8} if kind == "a training" else {})
+    assert not source.model.dilation
+    assert source.model.heads == (8 if kind == "a training" else 2)  # else 32 features a head, as the original has
 
 
 def test_sources_of_others(few, tmp_path):
@@ -146,7 +138,7 @@ def test_sources_of_others(few, tmp_path):
     torch.save(original, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     save_file(tensors(few.arrays, torch_names.HUGGINGFACE_TIMM), tmp_path / "timm.safetensors")
     for name in ("detectron2.pth", "old.pth", "timm.safetensors"):
-        assert_equal(sources.read(tmp_path / name).arrays, few.arrays)
+        assert_equal(load_weights(tmp_path / name).arrays, few.arrays)
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
@@ -155,7 +147,7 @@ def test_half_precision_becomes_float32(few, precision, container, tmp_path):
     half = {key: tensor.to(precision) for key, tensor in tensors(few.arrays, torch_names.ORIGINAL).items()}
     (torch.save if container == "pth" else save_file)(half, tmp_path / "file")
     wanted, _ = torch_names.to_here({key: tensor.float().numpy() for key, tensor in half.items()}, torch_names.ORIGINAL)
-    assert_equal(sources.read(tmp_path / "file").arrays, wanted)
+    assert_equal(load_weights(tmp_path / "file").arrays, wanted)
 
 
 @pytest.mark.parametrize("container", ["pth", "safetensors"])
@@ -165,7 +157,7 @@ def test_a_torchvision_resnet_is_a_backbone(few, container, tmp_path):
     body |= {"fc.weight": torch.zeros(1000, 256), "fc.bias": torch.zeros(1000)}
     body["bn1.num_batches_tracked"] = torch.tensor(7)
     (torch.save if container == "pth" else save_file)(body, tmp_path / "file")
-    found, report = sources.fit_backbone(sources.read(tmp_path / "file"), few.network.shapes)
+    found, report = sources.fit_backbone(load_weights(tmp_path / "file"), few.network.shapes)
     assert_equal(found, {name: array for name, array in few.arrays.items() if name.startswith("backbone/")})
     assert sorted(report.unused) == ["fc.bias", "fc.weight"]
 
@@ -215,6 +207,6 @@ def wrong(kind: str, original: dict[str, torch.Tensor], path) -> None:
 def test_wrong_files_are_one_sentence_and_run_nothing(few, kind, words, tmp_path):
     wrong(kind, tensors(few.arrays, torch_names.ORIGINAL), tmp_path / "file.pth")
     with pytest.raises(UserError, match=words) as raised:
-        run_convert(tmp_path / "file.pth", tmp_path / "out")
+        convert(tmp_path / "file.pth", tmp_path / "out")
     assert "\n" not in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]

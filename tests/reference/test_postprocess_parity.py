@@ -10,9 +10,11 @@ from PIL import Image
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from detr_jax.batches import augmentation
-from detr_jax.datasets import coco as coco_json
+from detr_jax.config import DataConfig
+from detr_jax.datasets.coco import categories, read_annotations
 from detr_jax.datasets.decode import decode
 from detr_jax.inference import postprocess
+from detr_jax.structures import Pixels
 
 
 def theirs(processor, logits, boxes, sizes) -> list[dict]:
@@ -36,29 +38,29 @@ def check(found, wanted: dict, sides: tuple[int, int], differences) -> None:
 
 
 def images_of(real_data, count=20):
-    annotations = coco_json.read(real_data / "coco128" / "annotations" / "instances_train2017.json")
-    return annotations["images"][:count], coco_json.categories(annotations)
+    annotations = read_annotations(real_data / "coco128" / "annotations" / "instances_train2017.json")
+    return annotations["images"][:count], categories(annotations["categories"])
 
 
 def test_random_predictions(real_data, differences):
-    images, categories = images_of(real_data)
+    images, classes = images_of(real_data)
     sizes = [(image["height"], image["width"]) for image in images]
     rng = np.random.default_rng(0)
-    logits = (3 * rng.standard_normal((len(images), 100, len(categories.ids) + 1))).astype(np.float32)
+    logits = (3 * rng.standard_normal((len(images), 100, len(classes.ids) + 1))).astype(np.float32)
     boxes = (1 / (1 + np.exp(-rng.standard_normal((len(images), 100, 4))))).astype(np.float32)
     wanted = theirs(DetrImageProcessorPil(), logits, boxes, sizes)
     scores, labels, boxes_xyxy = jax.jit(postprocess.top_class)(logits, boxes)
     for row, size in enumerate(sizes):
-        found = postprocess.detections(scores[row], labels[row], boxes_xyxy[row], size, categories)
+        found = postprocess.make_detections(scores[row], labels[row], boxes_xyxy[row], size, classes)
         check(found, wanted[row], size, differences)
 
 
 def test_from_the_file_to_the_detections(real_data, differences):
     """The whole way on both sides: decoding, resizing, the network, post-processing; query by query."""
-    images, categories = images_of(real_data)
-    settings = augmentation.evaluation(128, 1333)
+    images, classes = images_of(real_data)
+    settings = augmentation.evaluation_settings(DataConfig(scales=(128,)))
     processor = DetrImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 1333})
-    built = peer.build(seed=30, **peer.NARROW | {"num_classes": len(categories.ids)})
+    built = peer.build(seed=30, **peer.NARROW | {"num_classes": len(classes.ids)})
     network = jax.jit(built.network.apply)
     for image in images:
         (path,) = (real_data / "coco128").rglob(image["file_name"])
@@ -73,7 +75,7 @@ def test_from_the_file_to_the_detections(real_data, differences):
         pixels, _, _ = augmentation.apply(decode(path.read_bytes(), size), *none, view)
         canvas = np.zeros((1, 256, 384, 3), np.uint8)
         canvas[0, : pixels.shape[0], : pixels.shape[1]] = pixels
-        predictions = network(built.arrays, canvas, np.array([pixels.shape[:2]]))
+        predictions = network(built.arrays, Pixels(canvas, np.array([pixels.shape[:2]], np.int32)))
         scores, labels, boxes_xyxy = postprocess.top_class(predictions.logits[-1], predictions.boxes[-1])
         differences("score", peer.largest(scores[0], wanted["scores"]))
         np.testing.assert_allclose(scores[0], wanted["scores"], atol=1e-4)

@@ -14,12 +14,12 @@ from absl import flags
 
 from detr_jax import cli, drawing
 from detr_jax.datasets import shapes
-from detr_jax.datasets.decode import decode
 from detr_jax.datasets.folders import SplitFolder, find_splits, refuse_different_categories
 from detr_jax.datasets.inspection import Inspection, count_objects, inspect_folder, inspect_split
 from detr_jax.datasets.prepare import Summary, prepare_dataset
 from detr_jax.datasets.split import open_split, split_names
 from detr_jax.errors import UserError
+from detr_jax.images import decode
 
 FLAGS = flags.FLAGS
 SPLITS = ("train", "val", "test")

@@ -14,7 +14,20 @@ FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for pat
 FILES = {name.removesuffix(".__init__").replace("__init__", "detr_jax"): path for name, path in FILES.items()}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
-GROUND = {"structures", "boxes", "drawing", "images", "files", "errors", "config", "config_check", "config_forms"}
+GROUND = {
+    "structures",
+    "boxes",
+    "drawing",
+    "images",
+    "image_headers",
+    "image_pixels",
+    "image_tags",
+    "files",
+    "errors",
+    "config",
+    "config_check",
+    "config_forms",
+}
 GROUND |= {"words", "cli", "heap", "devices"}
 INFERENCE = {"ops", "datasets", "weights", "evaluation", "models", "batches", "inference"}
 MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself and the ground

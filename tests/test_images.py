@@ -86,7 +86,7 @@ def test_arrays():
     (RGB[0, 0], r"shape \(3,\); pass \(height, width, 3\)"),
     (b"", "the file is empty"),
     (b"Dear reader", "not an image .*Dear rea"),
-    (Image.fromarray(np.zeros((2, 2), np.float32)), "mode F"),
+    (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC image, which is not read; save it as JPEG or PNG"),
 ])  # fmt: skip
 def test_what_cannot_be_used_says_what_to_do(given, words):
     for function, error in (

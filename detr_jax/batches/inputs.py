@@ -14,9 +14,9 @@ from jaxtyping import Float, Int, UInt8
 
 from detr_jax.batches import augmentation
 from detr_jax.config import DataConfig
-from detr_jax.datasets.decode import decode
 from detr_jax.datasets.split import Record
 from detr_jax.errors import UserError
+from detr_jax.images import decode
 from detr_jax.structures import Batch, Bucket, Inputs, Photos, Pixels, Targets, View
 
 # Pixels a side of the canvas of whole photos. A photo is then at most 3 MB, as much as COCO's largest canvas, and

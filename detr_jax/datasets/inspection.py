@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from detr_jax.datasets import coco_stream
 from detr_jax.datasets.coco_stream import CocoFile, Defect
-from detr_jax.datasets.decode import decode
 from detr_jax.datasets.folders import SplitFolder, open_folder
 from detr_jax.datasets.split import Split
+from detr_jax.images import decode
 from detr_jax.structures import Categories
 
 AREA_LIMITS = (32**2, 96**2)  # square pixels: COCO's small, medium and large

@@ -23,7 +23,6 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from detr_jax.datasets import coco_stream
-from detr_jax.datasets.decode import decode, image_size
 from detr_jax.datasets.folders import (
     CocoFolder,
     SplitFolder,
@@ -33,6 +32,7 @@ from detr_jax.datasets.folders import (
 )
 from detr_jax.datasets.index import Index, save_index
 from detr_jax.errors import UserError
+from detr_jax.images import image_size
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 << 20
@@ -181,20 +181,16 @@ def _write_split(folder: CocoFolder, target: Path, name: str, split: str) -> tup
 def _annotated_size(image: bytes, folder: CocoFolder, row: int) -> tuple[int, int]:
     """(height, width) that the boxes of an image refer to.
 
-    That is what the annotations say; the file must have it, as stored or after its EXIF rotation.
+    That is what the annotations say; the file must have it, upright or as stored. Without it: the upright size.
     """
     stated = tuple(folder.file.sizes[row].tolist())
     try:
-        size = image_size(image)
-        if stated in (size, (0, 0)):
-            return size
-        decode(image, stated)  # raises unless the rotated image has the stated size
+        return image_size(image, stated if any(stated) else None)
     except ValueError as error:
         raise UserError(
             f"{folder.paths[row]} (image {folder.file.image_ids[row]}): {error}: replace the file, or take it out of "
             f"{folder.file.path}"
         ) from error
-    return stated
 
 
 @contextlib.contextmanager

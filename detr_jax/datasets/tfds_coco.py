@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from detr_jax import files
 from detr_jax.datasets import coco
-from detr_jax.datasets.decode import image_size
 from detr_jax.datasets.index import Index, save_index
 from detr_jax.errors import UserError
+from detr_jax.images import probe
 
 
 def make_annotations(example: dict[str, Any], size: tuple[int, int], id_of_label: list[int]) -> list[dict]:
@@ -59,7 +59,7 @@ def write_sidecars(builder: tfds.core.DatasetBuilder, split: str, folder: Path) 
     ids = map_labels_to_ids(builder.info.features)
     images, rows, counts = [], [], []
     for example in tqdm(records, f"indexing {split}", len(records), unit=" images", disable=None):
-        height, width = image_size(example["image"])
+        height, width = probe(example["image"]).stored_size  # COCO's boxes refer to it
         name = example["image/filename"].decode()
         images.append({"id": int(example["image/id"]), "file_name": name, "height": height, "width": width})
         own = make_annotations(example, (height, width), ids)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax.datasets.decode import decode, image_size
+from detr_jax.images import decode, image_size
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
@@ -63,13 +63,14 @@ def test_16_bit_grey_is_scaled(format):
     np.testing.assert_array_equal(decode(file.getvalue()), np.repeat(deep[..., None] // 256, 3, axis=2))
 
 
-def test_rotation_only_where_the_annotations_show_it():
+def test_upright_unless_only_the_stored_image_has_the_stated_size():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     image = encoded("PNG", exif=exif)
-    np.testing.assert_array_equal(decode(image), PIXELS)
+    np.testing.assert_array_equal(decode(image), np.rot90(PIXELS, -1))
     np.testing.assert_array_equal(decode(image, size=(24, 40)), PIXELS)
     np.testing.assert_array_equal(decode(image, size=(40, 24)), np.rot90(PIXELS, -1))
+    assert image_size(image) == image_size(image, (40, 24)) == (40, 24) and image_size(image, (24, 40)) == (24, 40)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_rotation_only_where_the_annotations_show_it():
     [
         (b"", "empty"),
         (b"<!DOCTYPE html><html></html>", "not an image .*<!DOCTYP"),
-        (encoded("JPEG")[:300], "cannot be opened"),
+        (encoded("JPEG")[:300], "truncated or damaged: it holds no pixels"),
         (encoded("JPEG")[:-400], "truncated"),
         (encoded("PNG")[:500], "truncated"),
     ],

@@ -29,7 +29,7 @@ RATES = {"rest": 2e-4, "backbone": 2e-5}
 STEPS = 5
 
 
-def write(name: str, settings: dict, **arrays) -> None:
+def save(name: str, settings: dict, **arrays) -> None:
     recipe = {
         "made by": "scripts/make_golden.py",
         "torch": torch.__version__,
@@ -42,7 +42,7 @@ def write(name: str, settings: dict, **arrays) -> None:
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
 
 
-def rounded(seed: int, settings: dict) -> tuple[peer.Peer, dict[str, np.ndarray]]:
+def build_rounded(seed: int, settings: dict) -> tuple[peer.Peer, dict[str, np.ndarray]]:
     """The peer with weights that float16 holds exactly, and those weights by our names with 'weights:' before them."""
     built = peer.build(seed, **settings)
     with torch.no_grad():
@@ -53,34 +53,34 @@ def rounded(seed: int, settings: dict) -> tuple[peer.Peer, dict[str, np.ndarray]
     return built._replace(arrays=arrays), {f"weights:{name}": a.astype(np.float16) for name, a in arrays.items()}
 
 
-def detector() -> None:
+def write_detector() -> None:
     """The forward pass of bottlenecks, plain and dilated, for images of two sizes."""
     expected = {}
     images = [peer.noise(row, 1, *size)[0] for row, size in enumerate(SIZES)]
     for word, dilation in (("plain", False), ("dilated", True)):
-        built, weights = rounded(0, DETECTOR | {"dilation": dilation})
+        built, weights = build_rounded(0, DETECTOR | {"dilation": dilation})
         for row, image in enumerate(images):
             for field, values in peer.theirs(built, image[None])._asdict().items():
                 expected[f"{word}:{row}:{field}"] = values
     inputs = {f"image:{row}": image for row, image in enumerate(images)}
-    write("detector", peer.PUBLISHED | DETECTOR | {"seed": 0}, **inputs, **weights, **expected)
+    save("detector", peer.PUBLISHED | DETECTOR | {"seed": 0}, **inputs, **weights, **expected)
 
 
-def masks() -> None:
+def write_masks() -> None:
     """Mask logits of every query, for images of two sizes."""
-    built, weights = rounded(2, MASKS)
+    built, weights = build_rounded(2, MASKS)
     images = [peer.noise(row, 1, *size)[0] for row, size in enumerate(SIZES)]
     expected = {f"image:{row}": image for row, image in enumerate(images)}
     with torch.no_grad():
         for row, image in enumerate(images):
             whole = torch.ones((1, *image.shape[:2]), dtype=torch.long)
             expected[f"{row}:masks"] = built.model(peer.pixels(image[None]), pixel_mask=whole).pred_masks[0].numpy()
-    write("masks", peer.PUBLISHED | MASKS | {"seed": 2}, **weights, **expected)
+    save("masks", peer.PUBLISHED | MASKS | {"seed": 2}, **weights, **expected)
 
 
-def training() -> None:
+def write_training() -> None:
     """Losses by layer, the gradient of every parameter, and the first steps of AdamW on one batch."""
-    built, weights = rounded(1, TRAINING)
+    built, weights = build_rounded(1, TRAINING)
     images, targets = peer.noise(5, 2, 64, 96), peer.targets(5, [2, 5], TRAINING["num_classes"])
     named = [(name, parameter) for name, parameter in built.model.named_parameters() if parameter.requires_grad]
     groups = [
@@ -99,7 +99,7 @@ def training() -> None:
         norms.append(torch.nn.utils.clip_grad_norm_([parameter for _, parameter in named], 0.1).item())
         adamw.step()
         totals.append(total.item())
-    write(
+    save(
         "training",
         peer.PUBLISHED | TRAINING | {"seed": 1, "rates": RATES, "weight_decay": 1e-4, "clip_norm": 0.1},
         images=images,
@@ -112,7 +112,7 @@ def training() -> None:
     )
 
 
-def pixels_and_detections() -> None:
+def write_pixels() -> None:
     """transformers' preprocessing of one picture, and its post-processing of random predictions."""
     image = peer.noise(9, 61, 94)
     processor = DetrImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 1333})
@@ -124,11 +124,11 @@ def pixels_and_detections() -> None:
     (found,) = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[(427, 640)])
     settings = {"short side": 96, "original size": [427, 640]}
     found = {f"found:{key}": values.numpy() for key, values in found.items()}
-    write("pixels", settings, image=image, normal=normal.transpose(1, 2, 0), logits=logits, boxes=boxes, **found)
+    save("pixels", settings, image=image, normal=normal.transpose(1, 2, 0), logits=logits, boxes=boxes, **found)
 
 
 if __name__ == "__main__":
-    detector()
-    masks()
-    training()
-    pixels_and_detections()
+    write_detector()
+    write_masks()
+    write_training()
+    write_pixels()

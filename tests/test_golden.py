@@ -1,5 +1,6 @@
 """What transformers' DETR said, once, of small random models; tests/reference asks it live and for the large ones."""
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,13 @@ import optax
 import pytest
 
 from detr_jax.batches import augmentation
+from detr_jax.config import Config, DataConfig, ModelConfig, OptimConfig
 from detr_jax.inference import postprocess
 from detr_jax.models import detr
-from detr_jax.ops.resample import normalize
-from detr_jax.structures import Batch, Categories, Targets
-from detr_jax.training import losses, matcher, optimizer, step
-from detr_jax.training.class_loss import Softmax
+from detr_jax.models.resnet import normalize
+from detr_jax.structures import Batch, Categories, Pixels, Targets
+from detr_jax.training import losses, optimizer, step
+from detr_jax.training.state import init_state
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -37,9 +39,14 @@ def read(name: str) -> Golden:
     return Golden(recipe["settings"], {key: value.astype(np.float32) for key, value in weights.items()}, held)
 
 
+def model_config(settings: dict, **changes) -> ModelConfig:
+    """The model's part of a recipe's settings."""
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    return ModelConfig(**{key: value for key, value in settings.items() if key in fields} | changes)
+
+
 def network_of(settings: dict, **changes):
-    extra = {"seed", "rates", "weight_decay", "clip_norm"}
-    return detr.network(**{key: value for key, value in settings.items() if key not in extra} | changes)
+    return detr.network(model_config(settings, **changes), settings["num_classes"])
 
 
 def test_files_are_small_and_say_how_they_were_made():
@@ -50,21 +57,20 @@ def test_files_are_small_and_say_how_they_were_made():
     assert len(list(FOLDER.glob("*.npz"))) == 4
 
 
-def together(golden: Golden) -> tuple[np.ndarray, np.ndarray]:
-    """The two images of different sizes in one canvas, and their sizes; each was alone where the numbers come from."""
+def batch_images(golden: Golden) -> Pixels:
+    """The two images of different sizes on canvases of one size; each was alone where the numbers come from."""
     images = [golden.values["image:0"], golden.values["image:1"]]
     canvas = np.zeros((2, 96, 160, 3), np.uint8)
     for row, image in enumerate(images):
         canvas[row, : image.shape[0], : image.shape[1]] = image
-    return canvas, np.array([image.shape[:2] for image in images])
+    return Pixels(canvas, np.array([image.shape[:2] for image in images]))
 
 
 @pytest.mark.parametrize("word", ["plain", "dilated"])
 def test_detector(word):
     golden = read("detector")
     network = network_of(golden.settings, dilation=word == "dilated")
-    canvas, sizes = together(golden)
-    predictions = jax.jit(network.apply)(golden.weights, canvas, sizes)
+    predictions = jax.jit(network.apply)(golden.weights, batch_images(golden))
     for row in range(2):
         wanted = {field: golden.values[f"{word}:{row}:{field}"][:, 0] for field in ("logits", "boxes")}
         np.testing.assert_allclose(predictions.logits[:, row], wanted["logits"], rtol=0, atol=1e-4)
@@ -73,10 +79,10 @@ def test_detector(word):
 
 def test_masks():
     golden = read("masks")
-    canvas, sizes = together(golden)
+    inputs = batch_images(golden)
     every = np.broadcast_to(np.arange(golden.settings["num_queries"]), (2, golden.settings["num_queries"]))
     apply = partial(network_of(golden.settings).apply, method="with_masks")
-    _, masks = jax.jit(lambda arrays: apply(arrays, canvas, sizes, lambda _: every))(golden.weights)
+    _, masks = jax.jit(lambda arrays: apply(arrays, inputs, lambda _: every))(golden.weights)
     for row in range(2):
         wanted = golden.values[f"{row}:masks"]
         assert wanted.std() > 0.1
@@ -84,42 +90,51 @@ def test_masks():
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
+def make_recipe(settings: dict) -> step.Recipe:
+    """The recipe of the peer's training: constant rates, every other setting as published."""
+    optim = OptimConfig(
+        lr=settings["rates"]["rest"], lr_backbone=settings["rates"]["backbone"], schedule="constant",
+        weight_decay=settings["weight_decay"], clip_norm=settings["clip_norm"],
+    )  # fmt: skip
+    config = Config(model=model_config(settings), optim=optim)
+    categories = Categories.from_rows([{"id": label} for label in range(settings["num_classes"])])
+    tx = optimizer.make_optimizer(optim, optimizer.make_schedule(optim, 9, 9))
+    return step.Recipe(config, network_of(settings), tx, categories)
+
+
 def test_training():
     """Every term of the loss, the gradient of every parameter, and five steps of AdamW with clipping."""
     golden = read("training")
-    settings, values = golden.settings, golden.values
-    network = network_of(settings)
-    recipe = step.Recipe(
-        matcher.PUBLISHED, losses.LossWeights(), Softmax(0.1), auxiliary=True, normalizer_groups=1,
-        clip_norm=settings["clip_norm"], accum_steps=1, average_decay=0.0, seed=0
-    )  # fmt: skip
-    rates = optimizer.LearningRates(**settings["rates"])
-    tx = optimizer.adamw(rates, optimizer.schedule("constant", 9, 9), settings["weight_decay"])
-    state = step.init_state({key: jax.numpy.asarray(a) for key, a in golden.weights.items()}, network, (), tx, 0.0)
+    values, recipe = golden.values, make_recipe(golden.settings)
+    state = init_state({key: jax.numpy.asarray(array) for key, array in golden.weights.items()}, recipe)
     targets = Targets(*(values[f"targets:{field}"] for field in Targets._fields))
     count, *size, _ = values["images"].shape
-    batch = Batch(values["images"], np.tile(np.array(size, np.int32), (count, 1)), targets, np.arange(count))
+    inputs = Pixels(values["images"], np.tile(np.array(size, np.int32), (count, 1)))
+    batch = Batch(inputs, targets, np.arange(count))
 
-    gradients = jax.jit(partial(step.gradients, network=network, recipe=recipe))
+    gradients = jax.jit(partial(step.compute_gradients, recipe=recipe))
 
     @jax.jit
     def update(state, found):
-        clipped, norm = optimizer.clip(found, recipe.clip_norm)
-        updates, opt_state = tx.update(clipped, state.optimizer, state.params)
+        clipped, norm = optimizer.clip_by_norm(found, recipe.config.optim.clip_norm)
+        updates, opt_state = recipe.tx.update(clipped, state.optimizer, state.params)
         return state._replace(params=optax.apply_updates(state.params, updates), optimizer=opt_state), norm
 
     for number, (total, norm) in enumerate(zip(values["totals"], values["norms"], strict=True)):
-        found, terms, *_ = gradients(state, batch)
+        found, sums = gradients(state, batch)
         state, found_norm = update(state, found)
-        np.testing.assert_allclose(losses.total(terms, recipe.loss_weights), total, rtol=1e-5 if number == 0 else 1e-4)
+        found_total = losses.total_loss(sums.terms.values(), recipe.config.loss)
+        np.testing.assert_allclose(found_total, total, rtol=1e-5 if number == 0 else 1e-4)
         np.testing.assert_allclose(found_norm, norm, rtol=1e-4 if number == 0 else 1e-3)
         if number == 0:
-            check_terms_and_gradients(step.log_names(terms), found, values, norm)
+            check_terms_and_gradients(step.name_figures(sums), found, values, norm)
 
 
-def check_terms_and_gradients(terms, gradients, values, norm):
+def check_terms_and_gradients(figures, gradients, values, norm):
     wanted = {key.partition(":")[2]: value for key, value in values.items() if key.startswith("gradient:")}
     assert gradients.keys() == wanted.keys()
+    terms = {name: term for name, term in figures.items() if name.startswith("loss_")}
+    assert len(terms) == 6  # three in each of two layers
     for name, term in terms.items():
         np.testing.assert_allclose(term, values[f"term:{name}"], rtol=0, atol=1e-5, err_msg=name)
     for name, gradient in wanted.items():
@@ -130,7 +145,7 @@ def check_terms_and_gradients(terms, gradients, values, norm):
 def test_pixels():
     golden = read("pixels")
     image = golden.values["image"]
-    settings = augmentation.evaluation(golden.settings["short side"])
+    settings = augmentation.evaluation_settings(DataConfig(scales=(golden.settings["short side"],)))
     view = augmentation.views(np.array([image.shape[:2]]), np.zeros((1, augmentation.DRAWS)), settings).take(0)
     pixels, _, _ = augmentation.apply(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), view)
     found = normalize(pixels[None], np.array([pixels.shape[:2]]), np.float32)[0]
@@ -143,7 +158,7 @@ def test_detections():
     classes = values["logits"].shape[-1] - 1
     categories = Categories(tuple(range(10, 10 + classes)), tuple(f"class {number}" for number in range(classes)))
     size = tuple(golden.settings["original size"])
-    found = postprocess.detections(*postprocess.top_class(values["logits"], values["boxes"]), size, categories)
+    found = postprocess.make_detections(*postprocess.top_class(values["logits"], values["boxes"]), size, categories)
     order = np.argsort(-values["found:scores"], kind="stable")
     np.testing.assert_allclose(found.scores, values["found:scores"][order], atol=1e-6)
     np.testing.assert_array_equal(found.labels, values["found:labels"][order])

@@ -15,11 +15,11 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
+from detr_jax.config import ARCHITECTURES, ModelConfig
 from detr_jax.models import detr
 from detr_jax.models.network import Network
-from detr_jax.models.resnet import ARCHITECTURES
 from detr_jax.models.transformer import Transformer
-from detr_jax.structures import Predictions, Targets
+from detr_jax.structures import Pixels, Predictions, Targets
 from detr_jax.weights import torch_names
 
 PUBLISHED = {
@@ -33,6 +33,12 @@ NARROW = {
     "num_classes": 7, "backbone_width": 8, "hidden_dim": 64, "heads": 4, "encoder_layers": 2, "decoder_layers": 2,
     "feed_forward_dim": 96, "num_queries": 20,
 }  # fmt: skip
+
+
+def network_of(settings: Mapping) -> Network:
+    """This project's network with these settings: those of ``ModelConfig``, and ``num_classes``."""
+    model = {name: value for name, value in settings.items() if name != "num_classes"}
+    return detr.network(ModelConfig(**model), settings["num_classes"])
 
 
 class Peer(NamedTuple):
@@ -52,7 +58,7 @@ class Outputs(NamedTuple):
 
 
 def build(seed: int = 0, **changes) -> Peer:
-    """The published R50 with ``changes`` to its settings (the ``model`` group of configs/detr.py)."""
+    """The published R50 without dropout, with ``changes`` to the settings of its model or to ``num_classes``."""
     settings = PUBLISHED | changes
     depths, bottleneck, _ = ARCHITECTURES[settings["backbone"]]
     backbone = ResNetConfig(
@@ -86,7 +92,7 @@ def build(seed: int = 0, **changes) -> Peer:
     if settings["dilation"]:
         dilate(detector)
     freeze(detector)
-    network = detr.network(**settings)
+    network = network_of(settings)
     arrays = to_here(model, model.state_dict())
     assert arrays.keys() == network.shapes.keys(), sorted(arrays.keys() ^ network.shapes.keys())
     return Peer(model.eval(), network, arrays)
@@ -224,7 +230,7 @@ def forward(network: Network):
             return caught[-1]
 
         with mock.patch.object(Transformer, "encode", catching):
-            predictions: Predictions = network.apply(arrays, images, sizes)
+            predictions: Predictions = network.apply(arrays, Pixels(images, sizes))
         return Outputs(predictions.logits, predictions.boxes, caught[0])
 
     return jax.jit(both)

@@ -8,8 +8,6 @@ import numpy as np
 import peer
 import pytest
 
-from detr_jax.models import detr
-
 WIDTH, HIDDEN, CLASSES, FEATURES = 256, 2048, 91, 2048
 NORMAL, UNIFORM, CONSTANT = "normal", "uniform", "constant"
 
@@ -44,7 +42,7 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def fresh():
-    network = detr.network(**peer.PUBLISHED)
+    network = peer.network_of(peer.PUBLISHED)
     return jax.jit(network.init)(jax.random.key(0))
 
 
@@ -88,7 +86,7 @@ def test_published_bounds(fresh):
 
 def test_parameter_counts(fresh):
     """41,302,368 trained, 41,524,768 with the frozen convolutions, 41,631,008 with batch norm's values."""
-    network = detr.network(**peer.PUBLISHED)
+    network = peer.network_of(peer.PUBLISHED)
     trained, frozen = network.partition(fresh)
     assert sum(array.size for array in trained.values()) == 41_302_368
     convolutions = sum(array.size for name, array in frozen.items() if name.endswith("kernel"))

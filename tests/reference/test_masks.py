@@ -7,6 +7,8 @@ import peer
 import pytest
 import torch
 
+from detr_jax.structures import Pixels
+
 MASKS, LOGITS, BOXES = 1e-4, 1e-4, 1e-5
 QUERIES = 20
 VARIANTS = {
@@ -23,7 +25,7 @@ def pair(request):
 
     @jax.jit
     def forward(arrays, images, sizes, chosen):
-        return built.network.apply(arrays, images, sizes, lambda _: chosen, method="with_masks")
+        return built.network.apply(arrays, Pixels(images, sizes), lambda _: chosen, method="with_masks")
 
     return built, forward
 
@@ -80,7 +82,7 @@ def test_queries_are_chosen_by_what_was_predicted(pair):
         scores = jax.nn.softmax(predictions.logits[-1])[..., :-1].max(-1)
         return jax.lax.top_k(scores, 4)[1]
 
-    apply = jax.jit(lambda arrays: built.network.apply(arrays, image, sizes, best, method="with_masks"))
+    apply = jax.jit(lambda arrays: built.network.apply(arrays, Pixels(image, sizes), best, method="with_masks"))
     predictions, masks = apply(built.arrays)
     _, every = forward(built.arrays, image, sizes, every_query(1))
     assert len(set(best(predictions)[0].tolist())) == 4

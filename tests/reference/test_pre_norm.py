@@ -11,7 +11,11 @@ import torch
 from flax import nnx
 from torch import nn
 
-from detr_jax.models.network import functional
+from detr_jax.config import ModelConfig
+from detr_jax.models.heads import Heads
+from detr_jax.models.network import make_network
+from detr_jax.models.position_encoding import make_grid
+from detr_jax.models.queries import FixedQueries
 from detr_jax.models.transformer import Memory, Transformer
 from detr_jax.weights import torch_names
 
@@ -88,15 +92,17 @@ class Both(nnx.Module):
     """Our transformer from tokens to (memory, hidden states)."""
 
     def __init__(self, pre_norm: bool, rngs: nnx.Rngs):
-        self.transformer = Transformer(
-            WIDTH, HEADS, HIDDEN, LAYERS, LAYERS, dropout_rate=0.1, pre_norm=pre_norm, rngs=rngs
-        )
+        config = ModelConfig(
+            hidden_dim=WIDTH, heads=HEADS, feed_forward_dim=HIDDEN, encoder_layers=LAYERS, decoder_layers=LAYERS,
+            pre_norm=pre_norm
+        )  # fmt: skip
+        self.transformer = Transformer(config, dtype=jax.numpy.float32, rngs=rngs)
 
     def __call__(self, tokens, valid, positions, queries):
         memory = self.transformer.encode(tokens, positions, valid)
-        return memory, self.transformer.decode(
-            jax.numpy.zeros_like(queries), queries, Memory(memory, positions, valid, None)
-        )
+        read = Memory(memory, positions, valid, make_grid(jax.numpy.full((2, 2), 30), 1, 30, 1))
+        start = FixedQueries(jax.numpy.zeros_like(queries), queries, Heads(None, None))
+        return memory, self.transformer.decode(start, read)[1]
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
@@ -108,7 +114,7 @@ def test_transformer(pre_norm, differences):
             parameter.add_(0.2 * torch.randn_like(parameter))
     tensors = {f"transformer.{name}": tensor.numpy() for name, tensor in original.state_dict().items()}
     arrays, unknown = torch_names.to_here(tensors, torch_names.ORIGINAL)
-    network = functional(lambda rngs: Both(pre_norm, rngs))
+    network = make_network(lambda rngs: Both(pre_norm, rngs))
     assert not unknown and arrays.keys() == network.shapes.keys()
 
     rng = np.random.default_rng(0)

@@ -8,23 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_models import fill, jit
 
-from detr_jax.models import anchors, detr, position_encoding
-from detr_jax.models.focus import Focus
-from detr_jax.models.fusion import FinerMemory
-from detr_jax.structures import Noised, Targets
-from detr_jax.training.denoising import BOX_NOISE, noised
+from detr_jax.config import ModelConfig
+from detr_jax.models import anchors, detr, heads
+from detr_jax.models.position_encoding import make_grid
+from detr_jax.structures import Noised
+from tests.models.networks import fill, jit, pixels
 
 CLASSES, QUERIES = 3, 6
 EVERYTHING = dict(
-    queries="selected", anchors=True, focus=True, finer_memory=True, denoising=2, class_scores="sigmoid",
-    layer_heads=True
+    queries="selected", anchors=True, focus=True, finer_memory=True, denoising=2, class_scores="sigmoid"
 )  # fmt: skip
 OPTIONS = {  # each alone, with what it needs
     "plain": {},
     "sigmoid": dict(class_scores="sigmoid"),
-    "layer_heads": dict(layer_heads=True),
     "finer_memory": dict(finer_memory=True),
     "anchors": dict(anchors=True),
     "selected": dict(anchors=True, queries="selected"),
@@ -37,12 +34,12 @@ OPTIONS = {  # each alone, with what it needs
 @functools.cache
 def network(**options):
     settings = dict(
-        num_classes=CLASSES, backbone="resnet10_small", backbone_width=8, last_stage="layer2", dilation=False,
+        backbone="resnet10_small", backbone_width=8, last_stage="layer2", dilation=False,
         stride_in_1x1=False, norm="group", position_embedding="sine", position_temperature=20.0, hidden_dim=16,
         heads=4, encoder_layers=1, decoder_layers=2, feed_forward_dim=24, dropout=0.0, num_queries=QUERIES,
         pre_norm=False,
     )  # fmt: skip
-    return detr.network(**settings | options)
+    return detr.network(ModelConfig(**settings | options), CLASSES)
 
 
 def filled(net) -> dict:
@@ -56,13 +53,13 @@ def everything():
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3)).astype(np.uint8)
-SIZES = np.array([[40, 48], [29, 35]], np.int32)
-TARGETS = Targets(
-    np.random.default_rng(1).uniform(0.2, 0.5, (2, 4, 4)).astype(np.float32),
-    np.array([[0, 2, 1, 0], [1, 1, 0, 0]], np.int32),
-    np.array([[True, True, True, False], [True, False, False, False]]),
+INPUTS = pixels(IMAGES, (40, 48), (29, 35))
+VALID = np.array([[True, True, True, False], [True, False, False, False]])
+NOISE = Noised(
+    np.random.default_rng(1).uniform(0.1, 0.5, (2, 2, 4, 4)).astype(np.float32),
+    np.random.default_rng(2).integers(0, CLASSES, (2, 2, 4)).astype(np.int32),
+    VALID,
 )
-NOISE = jax.tree.map(np.asarray, noised(TARGETS, 2, CLASSES, jax.random.key(0)))
 
 
 # --- Isolation ---
@@ -71,43 +68,43 @@ NOISE = jax.tree.map(np.asarray, noised(TARGETS, 2, CLASSES, jax.random.key(0)))
 def test_nobody_sees_a_noised_object_but_its_group():
     """Whatever changes in one group or in an empty slot, every other output stays, bit for bit."""
     _, arrays, apply = everything()
-    slots, found = 4, apply(arrays, IMAGES, SIZES, None, NOISE)
+    slots, found = 4, apply(arrays, INPUTS, None, NOISE)
     boxes, labels = NOISE.boxes.copy(), NOISE.labels.copy()
     boxes[:, 1], labels[:, 1] = boxes[:, 1, ::-1] * 0.7, (labels[:, 1] + 1) % CLASSES
-    other = apply(arrays, IMAGES, SIZES, None, NOISE._replace(boxes=boxes, labels=labels))
+    other = apply(arrays, INPUTS, None, NOISE._replace(boxes=boxes, labels=labels))
     np.testing.assert_array_equal(found.logits, other.logits)
     np.testing.assert_array_equal(found.boxes, other.boxes)
     np.testing.assert_array_equal(found.denoised.logits[:, :, :slots], other.denoised.logits[:, :, :slots])
     assert np.abs(found.denoised.logits[:, :, slots:] - other.denoised.logits[:, :, slots:]).max() > 1e-3
 
-    real = np.tile(TARGETS.valid, (1, 2))
-    boxes = np.where(TARGETS.valid[:, None, :, None], NOISE.boxes, 0.9)
-    other = apply(arrays, IMAGES, SIZES, None, NOISE._replace(boxes=boxes.astype(np.float32)))
+    real = np.tile(VALID, (1, 2))
+    boxes = np.where(VALID[:, None, :, None], NOISE.boxes, 0.9)
+    other = apply(arrays, INPUTS, None, NOISE._replace(boxes=boxes.astype(np.float32)))
     np.testing.assert_array_equal(found.denoised.boxes[:, real], other.denoised.boxes[:, real])
     np.testing.assert_array_equal(found.logits, other.logits)
 
 
 def test_noised_objects_do_not_see_the_queries():
     _, arrays, apply = everything()
-    found = apply(arrays, IMAGES, SIZES, None, NOISE)
+    found = apply(arrays, INPUTS, None, NOISE)
     changed = arrays | {"anchor_decoder/contents": arrays["anchor_decoder/contents"] + 1}
-    other = apply(changed, IMAGES, SIZES, None, NOISE)
+    other = apply(changed, INPUTS, None, NOISE)
     np.testing.assert_array_equal(found.denoised.logits, other.denoised.logits)
     assert np.abs(found.logits - other.logits).max() > 1e-3
 
 
 def test_queries_are_the_same_with_and_without_noised_objects():
     _, arrays, apply = everything()
-    found, alone = apply(arrays, IMAGES, SIZES, None, NOISE), apply(arrays, IMAGES, SIZES)
+    found, alone = apply(arrays, INPUTS, None, NOISE), apply(arrays, INPUTS)
     assert alone.denoised is None
     np.testing.assert_allclose(found.logits, alone.logits, atol=1e-5)
     np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-6)
 
 
-def test_who_sees_whom_by_hand():
+def test_isolated_groups_by_hand():
     valid = np.array([[True, False]])
     group = Noised(np.zeros((1, 2, 2, 4), np.float32), np.zeros((1, 2, 2), np.int32), valid)
-    seen = np.asarray(anchors.who_sees_whom(group, 2))[0, 0] == 0
+    seen = np.asarray(anchors.isolate_groups(group, 2))[0, 0] == 0
     # Slots of group 0 (a real one, an empty one), of group 1, then two queries.
     wanted = ["100000", "110000", "001000", "001100", "000011", "000011"]
     assert ["".join("01"[bool(cell)] for cell in row) for row in seen] == wanted
@@ -119,18 +116,17 @@ def test_who_sees_whom_by_hand():
 @pytest.mark.parametrize("size", [(29, 35), (8, 8)], ids=["enough tokens", "fewer tokens than queries"])
 def test_padding_is_inert_with_every_option(size):
     _, arrays, apply = everything()
-    sizes = np.array([size], np.int32)
-    alone = apply(arrays, IMAGES[:1, : size[0], : size[1]], sizes)
+    alone = apply(arrays, pixels(IMAGES[:1, : size[0], : size[1]], size))
     canvas = np.random.default_rng(5).integers(0, 256, (1, 64, 72, 3)).astype(np.uint8)
     canvas[:, : size[0], : size[1]] = IMAGES[:1, : size[0], : size[1]]
-    padded = apply(arrays, canvas, sizes)
+    padded = apply(arrays, pixels(canvas, size))
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(padded), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 def test_an_empty_row_is_finite():
     _, arrays, apply = everything()
-    found = apply(arrays, IMAGES, np.array([[40, 48], [0, 0]], np.int32))
+    found = apply(arrays, pixels(IMAGES, (40, 48), (0, 0)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
@@ -150,11 +146,11 @@ def test_gradients_equal_finite_differences(name):
     if options.get("queries") == "selected":  # the selection itself jumps, and its boxes are detached
         free = [key for key in free if "source" not in key]
     rng = np.random.default_rng(3)
-    outputs = jax.eval_shape(net.apply, arrays, IMAGES, SIZES, None, noise)
+    outputs = jax.eval_shape(net.apply, arrays, INPUTS, None, noise)
     weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), outputs)
 
     def value(changed):
-        found = net.apply(arrays | changed, IMAGES, SIZES, None, noise)
+        found = net.apply(arrays | changed, INPUTS, None, noise)
         return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(weights), strict=True))
 
     here = {key: jnp.asarray(arrays[key]) for key in free}
@@ -176,12 +172,12 @@ def test_no_gradient_passes_from_layer_to_layer_through_the_anchors():
     head = "anchor_decoder/source/box_head/layers/2/bias"
 
     def last_boxes(bias):
-        return jnp.sum(net.apply(arrays | {head: bias}, IMAGES, SIZES).boxes)
+        return jnp.sum(net.apply(arrays | {head: bias}, INPUTS).boxes)
 
     assert not np.any(jit(jax.grad(last_boxes))(jnp.asarray(arrays[head])))
 
     def proposed(bias):
-        return jnp.sum(net.apply(arrays | {head: bias}, IMAGES, SIZES).proposals.boxes)
+        return jnp.sum(net.apply(arrays | {head: bias}, INPUTS).proposals.boxes)
 
     assert np.all(jit(jax.grad(proposed))(jnp.asarray(arrays[head])))
 
@@ -192,93 +188,34 @@ def test_no_gradient_passes_from_layer_to_layer_through_the_anchors():
 def test_the_surest_tokens_are_selected():
     """Against a sort in Python of what the heads say of every token."""
     rng = np.random.default_rng(0)
-    for scores, outputs in (("softmax", CLASSES + 1), ("sigmoid", CLASSES)):
-        rngs = nnx.Rngs(0)
-        heads = anchors.Heads(nnx.Linear(8, outputs, rngs=rngs), nnx.Linear(8, 4, rngs=rngs))
-        select = anchors.SelectedAnchors(8, 5, heads, scores, dtype=jnp.float32, rngs=rngs)
+    for scores in ("softmax", "sigmoid"):
+        config = ModelConfig(
+            hidden_dim=8, heads=2, num_queries=5, anchors=True, queries="selected", class_scores=scores
+        )
+        select = anchors.SelectedAnchors(config, CLASSES, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        last = select.box_head.layers[-1]  # which starts at zero
+        last.kernel[...] = jnp.asarray(rng.normal(size=last.kernel.shape), jnp.float32)
+        pair = heads.Heads(select.class_head, select.box_head)
         tokens = rng.normal(size=(1, 12, 8)).astype(np.float32)
         valid = rng.random((1, 12)) < 0.8
-        sizes = np.array([[24, 32]], np.int32)
-        grid = position_encoding.grid(sizes, 3, 4, 8)
+        grid = make_grid(np.array([[24, 32]], np.int32), 3, 4, 8)
         found = select(anchors.Memory(tokens, tokens, valid, grid))
-        logits = np.asarray(heads.classes(tokens))[0]
+        logits = np.asarray(pair.classes(tokens))[0]
         no_object = np.asarray(jax.nn.softmax(logits))[:, -1]
         likely = 1 - no_object if scores == "softmax" else logits.max(axis=-1)
         order = sorted(np.flatnonzero(valid[0]), key=lambda token: -likely[token])[:5]
         np.testing.assert_allclose(found.proposals.logits[0, 0], logits[order], atol=1e-5)
         row, column = np.divmod(order, 4)
         first = np.stack([(column + 0.5) / 4, (row + 0.5) / 3, *[np.full(5, anchors.PROPOSED_SIDE)] * 2], axis=-1)
-        moved = np.log(first / (1 - first)) + np.asarray(heads.boxes(tokens))[0, order]
+        moved = np.log(first / (1 - first)) + np.asarray(pair.boxes(tokens))[0, order]
         np.testing.assert_allclose(found.references[0], moved, atol=1e-4)
         np.testing.assert_allclose(found.proposals.boxes[0, 0], 1 / (1 + np.exp(-moved)), atol=1e-5)
-
-
-def test_focus_equals_a_loop():
-    heads, h, w = 4, 3, 5
-    focus = Focus(8, heads, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    rng = np.random.default_rng(0)
-    focus.window.kernel[...] = jnp.asarray(rng.normal(0, 0.3, focus.window.kernel.shape), jnp.float32)
-    queries = rng.normal(size=(1, 2, 8)).astype(np.float32)
-    boxes = np.array([[[0.4, 0.5, 0.3, 0.2], [0.7, 0.2, 0.05, 0.5]]], np.float32)
-    grid = position_encoding.grid(np.array([[22, 40]], np.int32), h, w, 8)
-    found = np.asarray(focus(queries, boxes, grid))
-    window = np.asarray(focus.window(queries)).reshape(2, heads, 4)
-    for query, head, row, column in np.ndindex(2, heads, h, w):
-        cx, cy, bw, bh = boxes[0, query]
-        ox, oy, lw, lh = window[query, head]
-        x, y = (column + 0.5) * 8 / 40, (row + 0.5) * 8 / 22
-        sx, sy = math.exp(min(max(lw, -3), 2)) * bw + 4 / 40, math.exp(min(max(lh, -3), 2)) * bh + 4 / 22
-        wanted = -0.5 * ((x - cx - ox * bw) / sx) ** 2 - 0.5 * ((y - cy - oy * bh) / sy) ** 2
-        assert found[0, head, query, row * w + column] == pytest.approx(max(wanted, -30), rel=1e-3, abs=1e-4)
-
-
-def test_finer_memory_lays_each_token_on_its_four_cells():
-    """Without the features and the mixing only the tokens are left, normed twice."""
-    finer = FinerMemory(8, 4, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    for layer in (finer.lateral, finer.out):
-        layer.kernel[...], layer.bias[...] = jnp.zeros_like(layer.kernel), jnp.zeros_like(layer.bias)
-    tokens = np.random.default_rng(0).normal(size=(1, 2, 3, 8)).astype(np.float32)
-    found = finer(tokens, np.zeros((1, 3, 5, 4), np.float32), np.array([[3, 5]], np.int32))
-    for row, column in np.ndindex(3, 5):
-        token = tokens[0, row // 2, column // 2]
-        np.testing.assert_allclose(found[0, row, column], (token - token.mean()) / token.std(), atol=1e-3)
 
 
 def test_logit_is_the_inverse_of_the_sigmoid():
     boxes = np.random.default_rng(0).uniform(0.01, 0.99, (5, 4)).astype(np.float32)
     np.testing.assert_allclose(jax.nn.sigmoid(anchors.logit(boxes)), boxes, atol=1e-6)
     assert np.isfinite(anchors.logit(np.array([[0.0, 1.0, -3.0, 2.0]]))).all()
-
-
-def test_noise_is_as_large_as_the_paper_says():
-    targets = Targets(np.full((1, 500, 4), 0.4, np.float32), np.zeros((1, 500), np.int32), np.ones((1, 500), bool))
-    found = noised(targets, 4, 10, jax.random.key(0))
-    moved = np.asarray(found.boxes) - 0.4
-    limits = BOX_NOISE * 0.4 * np.array([0.5, 0.5, 1, 1])
-    assert (np.abs(moved).max(axis=(0, 1, 2)) <= limits + 1e-6).all()
-    np.testing.assert_allclose(np.abs(moved).mean(axis=(0, 1, 2)), limits / 2, rtol=0.05)
-    assert 0.15 < np.mean(np.asarray(found.labels) != 0) < 0.21  # a fifth is drawn anew, a tenth of it the same
-    assert len(np.unique(moved.reshape(-1, 4), axis=0)) > 1990
-
-
-# --- What cannot be ---
-
-
-@pytest.mark.parametrize("options", [dict(queries="selected"), dict(focus=True), dict(denoising=1)])
-def test_options_that_need_anchors_say_so(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} works on anchor boxes: set anchors=True"):
-        network(**options)
-
-
-def test_impossible_values_name_the_choices():
-    with pytest.raises(ValueError, match="queries='chosen' does not exist; choose from learned, selected"):
-        network(queries="chosen")
-    with pytest.raises(ValueError, match="class_scores='focal' does not exist; choose from softmax, sigmoid"):
-        network(class_scores="focal")
-    with pytest.raises(ValueError, match="denoising=-1"):
-        network(anchors=True, denoising=-1)
-    with pytest.raises(ValueError, match="last_stage"):
-        network(finer_memory=True, last_stage="layer1")
 
 
 @pytest.mark.parametrize("name", OPTIONS)

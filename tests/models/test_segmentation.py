@@ -1,37 +1,32 @@
-"""The mask head: published size, start values, inert padding, its place among the parts of a model."""
+"""The mask head: published size, initial values, inert padding."""
 
-import functools
 import math
 
 import jax
 import numpy as np
 import pytest
 
+from detr_jax.config import ModelConfig
 from detr_jax.models import detr
 from detr_jax.models.segmentation import upsample
-from detr_jax.errors import UserError
-from detr_jax.training import trainer
+from tests.models.networks import jit, pixels
 
 SMALL = {
-    "num_classes": 3, "backbone": "resnet10", "backbone_width": 8, "last_stage": "layer4", "dilation": False,
+    "backbone": "resnet10", "backbone_width": 8, "last_stage": "layer4", "dilation": False,
     "stride_in_1x1": False, "norm": "group", "position_embedding": "sine", "position_temperature": 10000.0,
     "hidden_dim": 64, "heads": 8, "encoder_layers": 1, "decoder_layers": 1, "feed_forward_dim": 32, "dropout": 0.0,
     "num_queries": 5, "pre_norm": False, "masks": True,
 }  # fmt: skip
 PUBLISHED = {
-    "num_classes": 250, "backbone": "resnet50", "backbone_width": 64, "norm": "frozen_batch", "hidden_dim": 256,
+    "backbone": "resnet50", "backbone_width": 64, "norm": "frozen_batch", "hidden_dim": 256,
     "encoder_layers": 6, "decoder_layers": 6, "feed_forward_dim": 2048, "num_queries": 100,
 }  # fmt: skip
 
 
-# Half the time to compile; the numbers are the same.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-
-
 @pytest.fixture(scope="module")
 def start():
-    """A small model and its start values."""
-    network = detr.network(**SMALL)
+    """A small model and its initial values."""
+    network = detr.network(ModelConfig(**SMALL), 3)
     return network, jit(network.init)(jax.random.key(0, impl="rbg"))
 
 
@@ -43,21 +38,25 @@ def small(start):
     arrays = {name: array + 0.1 * random.normal(size=array.shape).astype(np.float32) for name, array in arrays.items()}
 
     @jit
-    def masks(images, sizes, chosen):
-        return network.apply(arrays, images, sizes, lambda _: chosen, method="with_masks")[1]
+    def masks(inputs, chosen):
+        return network.apply(arrays, inputs, lambda _: chosen, method="with_masks")[1]
 
     return masks
 
 
 def test_parameters_of_the_released_model():
-    shapes = detr.network(**SMALL | PUBLISHED).shapes
+    shapes = detr.network(ModelConfig(**SMALL | PUBLISHED), 250).shapes
     parts = {"mask_head/": 1_333_657, "mask_head/attention/": 131_584}
     for part, count in parts.items():
         assert sum(math.prod(shape.shape) for name, shape in shapes.items() if name.startswith(part)) == count
-    assert not [name for name in detr.network(**SMALL | {"masks": False}).shapes if name.startswith("mask_head/")]
+    assert not [
+        name
+        for name in detr.network(ModelConfig(**SMALL | {"masks": False}), 3).shapes
+        if name.startswith("mask_head/")
+    ]
 
 
-def test_start_values(start):
+def test_initial_values(start):
     for name, array in start[1].items():
         if not name.startswith("mask_head/"):
             continue
@@ -87,18 +86,10 @@ def test_padding_and_the_other_queries_are_inert(small):
     masks = small
     random = np.random.default_rng(1)
     image = random.integers(0, 256, (61, 87, 3), np.uint8)
-    alone = masks(image[None], np.array([[61, 87]]), np.array([[0, 1, 2, 3, 4]]))[0]
+    alone = masks(pixels(image[None], (61, 87)), np.array([[0, 1, 2, 3, 4]]))[0]
     assert alone.shape == (5, 16, 22) and np.std(alone) > 0.01
     canvas = random.integers(0, 256, (2, 96, 128, 3), np.uint8)  # garbage around the image must not matter
     canvas[0, :61, :87] = image
-    together = masks(canvas, np.array([[61, 87], [0, 0]]), np.array([[4, 1], [0, 0]]))
+    together = masks(pixels(canvas, (61, 87), (0, 0)), np.array([[4, 1], [0, 0]]))
     np.testing.assert_allclose(together[0, :, :16, :22], alone[np.array([4, 1])], atol=1e-5)
     assert np.isfinite(together).all()  # of the empty row too
-
-
-def test_it_is_trained_only_when_there_is_a_loss_for_it(start):
-    network, _ = start
-    with pytest.raises(UserError, match="--config.freeze"):
-        trainer.refuse_to_train_masks(network, ("backbone",))
-    trainer.refuse_to_train_masks(network, ("mask_head",))
-    trainer.refuse_to_train_masks(detr.network(**SMALL | {"masks": False}), ())

@@ -68,13 +68,17 @@ def find_start(workdir: Path, config: Config) -> int:
     return first_step
 
 
-def load_state(recipe: Recipe, checkpoints: Path, first_step: int, logbook: Logbook) -> TrainState:
-    """The state after ``first_step``: of that checkpoint, or at step 0 fresh and with the weights of the settings."""
+def load_state(recipe: Recipe, checkpoints: Path, first_step: int) -> tuple[TrainState, list[str], dict[str, str]]:
+    """The state after ``first_step``: of that checkpoint, or at step 0 fresh and with the weights of the settings.
+
+    Also what to say of these weights, and the sha256 of each of their files. Nothing is written: weights that cannot
+    be loaded leave the workdir as it was.
+    """
     if first_step:
-        return restore_state(recipe, checkpoints / str(first_step))
-    state, digests = start_state(recipe, logbook.say)
-    logbook.record_weights(digests)
-    return state
+        return restore_state(recipe, checkpoints / str(first_step)), [], {}
+    reports: list[str] = []
+    state, digests = start_state(recipe, reports.append)
+    return state, reports, digests
 
 
 def open_pipeline(split: Split, plan: TrainPlan, start: int, stop: int, threads: int, reader: Reader) -> Pipeline:
@@ -114,9 +118,10 @@ def train(config: Config, workdir: str | os.PathLike) -> None:
         calendar = make_calendar(config.train, plan.steps_per_epoch)
         recipe = make_recipe(config, train_split.categories, calendar, mesh)
         validation = Validation(recipe, val_split, workdir)
+        state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
         logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
+        logbook.record_weights(reports, digests)
         saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep))
-        state = load_state(recipe, saved.folder, first_step, logbook)
 
         def evaluate(step: int) -> bool:  # False: asked to stop meanwhile; it is then done at the next start
             if (metrics := validation(state.arrays, step, stop.received)) is not None:

@@ -43,7 +43,7 @@ SETTINGS = {  # of the debug model, made so small that a step is milliseconds
 MODEL = tuple(f"--config.{name}={value}" for name, value in SETTINGS.items())
 # Imports a program once and lets a fork of itself run each command: a process each, without seconds of imports each.
 FORKS = """
-import importlib, json, os, sys, tempfile
+import importlib, json, os, sys, tempfile, traceback
 from detr_jax import cli
 module, done = importlib.import_module(sys.argv[1]), []
 for arguments in json.load(sys.stdin):
@@ -53,7 +53,16 @@ for arguments in json.load(sys.stdin):
         for number, file in enumerate(files, start=1):
             os.dup2(file.fileno(), number)
         sys.argv[1:] = arguments
-        cli.run(module.main, module.define_flags)
+        try:
+            cli.run(module.main, module.define_flags)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # at once: to take the interpreter apart takes longer than most commands
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     done.append([status] + [file.seek(0) or file.read() for file in files])
 json.dump(done, sys.stdout)
@@ -127,7 +136,7 @@ class Programs:
             input=json.dumps([list(map(str, command)) for command in commands]),
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=900,
         )
         assert done.returncode == 0, done.stderr
         answers = zip(commands, json.loads(done.stdout), strict=True)

@@ -115,7 +115,14 @@ BAD_INPUT = {  # arguments -> words of the sentence
     "batch 0": (["--config.train.batch_size=0"], ["batch_size=0"]),
     "no objects": (["--config.data.name=bare"], ["bare", "train", "object"]),
     "freeze": (["--config.freeze=('backbon3',)"], ["'backbon3'", "backbone", "transformer"]),
-    "weights": (["--config.model.backbone_weights=/none/r50.npz"], ["/none/r50.npz"]),
+    "weights": (
+        ["--config.model.norm=frozen_batch", "--config.model.backbone_weights=/none/r50.npz"],
+        ["/none/r50.npz does not exist"],
+    ),
+    "weights of another norm": (
+        ["--config.model.backbone_weights=/none/r50.npz"],
+        ["/none/r50.npz", "--config.model.norm=frozen_batch"],
+    ),
     "init_from": (["--config.init_from=/none/run"], ["/none/run"]),
     "backbone": (["--config.model.backbone=resnet19"], ["resnet19", "resnet18"]),
     "norm": (["--config.model.norm=batch"], ["batch", "group"]),
@@ -145,6 +152,7 @@ BAD_INPUT = {  # arguments -> words of the sentence
         [
             "--config.freeze=('backbon3',)",
             "--config.data.name=nothing",
+            "--config.model.norm=frozen_batch",
             "--config.model.backbone_weights=/none/r50.npz",
         ],
         ["--config.freeze=", "'backbon3'", "backbone/conv1", "transformer/decoder"],
@@ -181,7 +189,12 @@ BAD_INPUT = {  # arguments -> words of the sentence
 def answers(tmp_path_factory):
     programs, folder = of_session(tmp_path_factory), tmp_path_factory.mktemp("bad")
     prepare_without_objects(programs, "bare")
-    commands = [programs.training(folder / name, *arguments) for name, (arguments, _) in BAD_INPUT.items()]
+    commands = []
+    for name, (arguments, _) in BAD_INPUT.items():
+        config, *others = programs.training(folder / name)
+        if arguments[0].startswith("--config="):
+            config, *arguments = arguments
+        commands.append([config, *others, *arguments])
     return folder, dict(zip(BAD_INPUT, programs.run_all("train", commands), strict=True))
 
 

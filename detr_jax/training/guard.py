@@ -97,4 +97,4 @@ def watch_progress(minutes: float) -> Iterator[None]:
     try:
         yield
     finally:
-        expect_progress(0)
+        expect_progress(0.0)

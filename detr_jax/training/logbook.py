@@ -102,8 +102,10 @@ class Logbook:
         for note in notes:
             self.say(f"note: {note}")
 
-    def record_weights(self, digests: dict[str, str]) -> None:
-        """Adds the sha256 of each file of weights that the run starts from to ``run.json``."""
+    def record_weights(self, reports: Sequence[str], digests: dict[str, str]) -> None:
+        """Says what was loaded of the weights that the run starts from; their sha256 goes into ``run.json``."""
+        for report in reports:
+            self.say(report)
         if self._writes:
             self._starts[-1]["weights_sha256"] = digests
             run_record.write_starts(self._dir / "run.json", self._starts)

@@ -164,10 +164,13 @@ def test_works_without_tensorboard(tmp_path, monkeypatch):
 def test_the_weights_are_recorded_with_their_start(tmp_path):
     unbroken(tmp_path, 2)
     with Logbook(tmp_path, Config(seed=1), step=2, steps=4, terminal=False, notes=["two images are alike"]) as book:
-        book.record_weights({"r50.npz": "abc"})
+        book.record_weights(["r50.npz: all of it"], {"r50.npz": "abc"})
     starts = json.loads((tmp_path / "run.json").read_text())["starts"]
     assert [start["weights_sha256"] for start in starts] == [{}, {"r50.npz": "abc"}]
     log = (tmp_path / "train.log").read_text()
+    assert log.count("r50.npz: all of it") == 1
     assert "starts at step 0 of 2" in log and "continues at step 2 of 4" in log and "note: two images are alike" in log
-    Logbook(tmp_path / "other", Config(), steps=1, writes=False).record_weights({"r50.npz": "abc"})
+    Logbook(tmp_path / "other", Config(), steps=1, writes=False).record_weights(
+        ["r50.npz: all of it"], {"r50.npz": "abc"}
+    )
     assert not (tmp_path / "other").exists()

@@ -1,0 +1,67 @@
+"""Evaluation while training, with a detector that knows the answers: numbers, files, pictures, breaking off."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from detr_jax import devices
+from detr_jax.datasets.split import open_split
+from detr_jax.structures import Detections
+from detr_jax.training.validation import Validation
+from tests.programs import VAL, of_session
+from tests.training.small import make_small_recipe
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    return open_split(of_session(tmp_path_factory).data, "tiny", "val")
+
+
+class Knowing:
+    """A detector that finds the annotations; ``seen`` are the rows that it was asked for."""
+
+    def __init__(self):
+        self.seen, self.arrays = [], None
+
+    def with_arrays(self, arrays):
+        self.arrays = arrays
+        return self
+
+    def over(self, split, batch_size):
+        for row in range(len(split)):
+            self.seen.append(row)
+            record = split[row]
+            scores = np.full(len(record.labels), 0.9, np.float32)
+            yield row, Detections(record.boxes_xyxy_pixels, scores, record.labels, split.categories)
+
+
+def make(split, workdir, samples: int) -> tuple[Validation, Knowing]:
+    recipe = make_small_recipe({"train.samples": samples}, devices.make_mesh(devices=jax.devices()[:1]))
+    validation, knowing = Validation(recipe._replace(categories=split.categories), split, workdir), Knowing()
+    validation._detector = knowing
+    return validation, knowing
+
+
+def test_the_annotations_reach_1_and_everything_is_written(split, tmp_path):
+    validation, knowing = make(split, tmp_path, samples=2)
+    arrays = {"a": jnp.zeros(1)}
+    metrics = validation(arrays, 20, stop=lambda: False)
+    assert abs(metrics.AP - 1.0) < 1e-6 and knowing.seen == list(range(VAL)) and knowing.arrays is arrays
+    found = json.loads((tmp_path / "eval/20/predictions.json").read_text())
+    assert len(found) == sum(len(split[row].labels) for row in range(VAL))
+    assert (tmp_path / "samples/step_00000020.png").stat().st_size > 1000
+
+
+def test_without_samples_nothing_is_drawn(split, tmp_path):
+    validation, _ = make(split, tmp_path, samples=0)
+    validation({}, 20, stop=lambda: False)
+    assert not (tmp_path / "samples").exists() and (tmp_path / "eval/20/metrics.json").exists()
+
+
+def test_it_is_broken_off_when_asked_and_leaves_nothing(split, tmp_path):
+    validation, knowing = make(split, tmp_path, samples=2)
+    assert validation({}, 20, stop=lambda: len(knowing.seen) == 2) is None
+    assert knowing.seen == [0, 1] and list(tmp_path.iterdir()) == []

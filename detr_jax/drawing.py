@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, PngImagePlugin
 
-from detr_jax import files
+from detr_jax import files, names
 
 READABLE = 320  # an image with a shorter long side is enlarged first: a name does not fit into 96 pixels
 GAP = 4  # pixels between the cells of a grid
@@ -28,7 +28,7 @@ def draw_boxes(image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list
     Args:
       image: below 320 pixels it comes back enlarged by a whole number, so that texts can be read.
       boxes_xyxy: corners in pixels of ``image``; cut at its edge where they leave it, skipped when not finite.
-      texts: what to write at each box, for instance ``"cat 0.98"``; ``""`` writes nothing.
+      texts: what to write at each box, for instance ``"cat 0.98"``, made ``legible``; ``""`` writes nothing.
       colors: a number for each box that decides its colour, normally its class label.
     """
     enlarged = max(1, -(-READABLE // max(image.shape[:2])))
@@ -37,11 +37,11 @@ def draw_boxes(image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list
     draw = ImageDraw.Draw(canvas)
     side = (canvas.width * canvas.height) ** 0.5
     line = max(2, round(side / 280))
-    font = ImageFont.load_default(size=max(12, round(side / 45)))
+    font_size = max(12, round(side / 45))
 
     limit = np.array([canvas.width, canvas.height] * 2)
     drawable = [
-        (np.clip(np.round(box * enlarged), 0, limit).astype(int).tolist(), text, color(label))
+        (np.clip(np.round(box * enlarged), 0, limit).astype(int).tolist(), names.legible(text), color(label))
         for box, text, label in zip(boxes_xyxy, texts, colors, strict=True)
         if np.isfinite(box).all()
     ]
@@ -49,12 +49,13 @@ def draw_boxes(image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1 - 1), max(y0, y1 - 1)), outline=rgb, width=line)
     places: list[tuple[int, int, int, int]] = []
     for box, text, _ in drawable:
-        places.append(_place(box, _patch_size(font, text, line), canvas.size, places))
+        places.append(_place(box, _patch_size(names.font_of(text, font_size), text, line), canvas.size, places))
     for (_, text, rgb), (x0, y0, x1, y1) in reversed(list(zip(drawable, places, strict=True))):
         if text:
             draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=rgb)
             luminance = np.dot(rgb, (0.299, 0.587, 0.114))
-            draw.text((x0 + line, y0), text, fill="black" if luminance > 128 else "white", font=font)
+            font, fill = names.font_of(text, font_size), "black" if luminance > 128 else "white"
+            draw.text((x0 + line, y0), text, fill=fill, font=font)
     return np.array(canvas)
 
 
@@ -104,8 +105,14 @@ def grid(images: list[Picture], columns: int, cell: int = 320) -> Picture:
     return np.array(sheet)
 
 
-def save(image: Picture, path: str | os.PathLike) -> None:
-    """Writes a picture in the format of the suffix (.jpg, .png, ...), completely or not at all."""
+def save(image: Picture, path: str | os.PathLike, software: str = "") -> None:
+    """Writes a picture in the format of the suffix (.jpg, .png, ...), completely or not at all.
+
+    ``software``: the program that made it; a PNG keeps its name.
+    """
+    text = PngImagePlugin.PngInfo()
+    if software:
+        text.add_text("Software", software)
     with files.replacing(path) as sibling:
         # quality 92 without chroma subsampling: thin coloured lines and small texts stay sharp in a JPEG
-        Image.fromarray(image).save(sibling, quality=92, subsampling=0)
+        Image.fromarray(image).save(sibling, quality=92, subsampling=0, pnginfo=text)

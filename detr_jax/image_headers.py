@@ -75,7 +75,7 @@ class Header(NamedTuple):
 def find_format(image: bytes) -> str:
     """A key of ``PLUGINS``. Raises ValueError, which says what the file looks like instead."""
     start = image[:16]
-    if start[:2] == b"\xff\xd8":
+    if start[:2] == b"\xff\xd8" and len(start) > 3:
         return "JPEG"
     if start[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"

@@ -53,7 +53,7 @@ def _decode_jpeg(image: bytes, header: Header, canvas: RGB | None) -> RGB:
         return pixels
 
     try:
-        pixels = _decode_complete(image, decode, image.find(b"\xff\xd9", header.scans_end))
+        pixels = _decode_complete(image, decode, header.scans_end)
     except ValueError as error:
         message = one_line(error)
         if "subsampling" in message:  # simplejpeg knows the usual ones only
@@ -66,12 +66,12 @@ def _decode_jpeg(image: bytes, header: Header, canvas: RGB | None) -> RGB:
     return rgb_pixels(Image.frombuffer("CMYK", (width, height), pixels, "raw", "CMYK", 0, 1))
 
 
-def _decode_complete(image: bytes, decode: Callable[..., np.ndarray], end: int) -> np.ndarray:
-    """Decodes a JPEG, whose end marker is at ``end``. Raises ValueError when libjpeg warns of anything but trifles."""
+def _decode_complete(image: bytes, decode: Callable[..., np.ndarray], scan: int) -> np.ndarray:
+    """Decodes a JPEG whose first scan is at ``scan``. Raises ValueError when libjpeg warns of anything but trifles."""
     try:
         return decode(image, strict=True)
     except ValueError as error:
-        message = str(error)
+        message, end = str(error), image.find(b"\xff\xd9", scan)
         stray = STRAY.search(message)
         if stray and end > 0:  # the encoder's padding, unless something else is wrong too
             return decode(image[: end - int(stray[1])] + image[end:], strict=True)

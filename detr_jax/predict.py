@@ -2,11 +2,16 @@
 
 Writes ``predictions.json`` (COCO results format, with file and class names) and, with --draw, every image with its
 detections. Images are seen upright, as a viewer shows them: their EXIF rotation is applied, and boxes are in pixels of
-that upright image. A file that is not an image is listed and left out; the exit status is then 2.
+that upright image. Of animated and multi-page files the first frame is taken.
+
+Folders are searched through for whatever is an image. A file that looks like one but cannot be used is listed and left
+out; the exit status is then 2. Other files are counted. Pictures that this program has drawn are never read again, and
+none of your files is overwritten.
 """
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +20,13 @@ from tqdm import tqdm
 
 from detr_jax import cli, drawing, files
 from detr_jax.errors import UserError
+from detr_jax.images import Limits
 from detr_jax.inference.detector import load
-from detr_jax.inference.image_files import ImageFiles, find_images, readable
+from detr_jax.inference.folders_of_images import SOFTWARE, Checked, Found, check_images, find_images, is_drawn
+from detr_jax.inference.image_files import ImageFiles
 from detr_jax.structures import Detections
+
+LONGEST_STEM = 100  # characters of a drawing's name
 
 
 def choose_ids(paths: list[Path]) -> list[int]:
@@ -28,14 +37,16 @@ def choose_ids(paths: list[Path]) -> list[int]:
     return list(range(1, len(paths) + 1))
 
 
-def choose_names(paths: list[Path]) -> list[str]:
-    """A file name for each drawing; equal ones get a number."""
-    names, taken = [], set()
+def choose_names(paths: list[Path], output: Path) -> list[str]:
+    """A file name in ``output`` for each drawing: none twice, whatever the case, and none of a file of another kind."""
+    existing = list(output.iterdir()) if output.is_dir() else []
+    taken, names = {path.name.casefold() for path in existing if not is_drawn(path)}, []
     for path in paths:
-        name, number = f"{path.stem}.png", 2
-        while name in taken:
-            name, number = f"{path.stem}_{number}.png", number + 1
-        taken.add(name)
+        stem, number = path.stem[:LONGEST_STEM], 2
+        name = f"{stem}.png"
+        while name.casefold() in taken:
+            name, number = f"{stem}_{number}.png", number + 1
+        taken.add(name.casefold())
         names.append(name)
     return names
 
@@ -47,30 +58,52 @@ def make_rows(detections: Detections, image_id: int, path: Path) -> list[dict]:
     return [{**row, "category_name": name, "file_name": str(path)} for row, name in named]
 
 
+def report(found: Found, checked: Checked, inputs: list[str], output: Path) -> None:
+    """Says which files were left out, which hold more than one picture, and where the output folder lies."""
+    for path, reason in {**found.unusable, **checked.bad}.items():
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    if found.others:
+        suffixes = Counter(path.suffix.lower() or "no suffix" for path in found.others).most_common(5)
+        some = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
+        print(f"passed over {len(found.others)} files that are no images ({some})")
+    if found.drawn:
+        print(f"passed over {len(found.drawn)} pictures that predict has drawn, such as {found.drawn[0]}")
+    if checked.frames:
+        some = ", ".join(f"{path} ({count})" for path, count in list(checked.frames.items())[:3])
+        print(f"{len(checked.frames)} files hold several pictures, of which the first is used: {some}")
+    place = output.resolve()
+    for entry in inputs:
+        folder = Path(entry).expanduser().resolve()
+        if folder.is_dir() and (place == folder or folder in place.parents):
+            print(f"--output={output} lies in --input={entry}: what predict draws there is not read as input")
+    if any(place in path.resolve().parents for path in checked.good):
+        print(f"--output={output} holds images of --input: drawings get names that no file there has")
+
+
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
     args = flags.FLAGS
     detector = load(args.checkpoint)
-    output = Path(args.output)
+    limits, output = Limits(*detector.data.image_limits), Path(args.output)
     found = find_images(args.input)
-    paths, bad = readable(path for path in found if output.resolve() not in path.resolve().parents)
-    for path, reason in bad.items():
-        print(f"left out {path}: {reason}", file=sys.stderr)
+    checked = check_images(found.images, limits)
+    report(found, checked, args.input, output)
+    paths, bad = checked.good, len(found.unusable) + len(checked.bad)
     if not paths:
-        raise UserError(f"none of the {len(bad)} files can be read as an image; nothing was written")
-    ids, names = choose_ids(paths), choose_names(paths)
+        raise UserError(f"none of the {bad + len(found.drawn)} files can be used as an image; nothing was written")
+    ids, names, images = choose_ids(paths), choose_names(paths, output), ImageFiles(paths, limits)
     output.mkdir(parents=True, exist_ok=True)
 
     rows: dict[int, list[dict]] = {}
-    images = detector.over(ImageFiles(paths), args.batch_size)
-    for row, detections in tqdm(images, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
+    results = detector.over(images, args.batch_size)
+    for row, detections in tqdm(results, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
         detections = detections.above(args.threshold)
         rows[row] = make_rows(detections, ids[row], paths[row])
         if args.draw:
-            drawing.save(np.asarray(detections.draw(paths[row])), output / names[row])
+            drawing.save(np.asarray(detections.draw(images[row])), output / names[row], software=SOFTWARE)
     predictions = [one for _, rows_of_image in sorted(rows.items()) for one in rows_of_image]
     with files.replacing(output / "predictions.json") as path:
-        path.write_text(json.dumps(predictions, indent=1))
+        path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
     print(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
     return 2 if bad else 0
 

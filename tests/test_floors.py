@@ -21,7 +21,7 @@ GROUND = {
     "images",
     "image_headers",
     "image_pixels",
-    "image_tags",
+    "image_tags", "names",
     "files",
     "errors",
     "config",

@@ -21,11 +21,19 @@ class FeatureReader:
       stage: of the backbone: 1 for layer1, ...
       stride: pixels a feature cell is wide.
       channels: C.
+      pixels: reads the views.
     """
 
-    def __init__(self, compute: Callable[[np.ndarray, np.ndarray], Array], stage: int, stride: int, channels: int):
+    def __init__(
+        self,
+        compute: Callable[[np.ndarray, np.ndarray], Array],
+        stage: int,
+        stride: int,
+        channels: int,
+        pixels: PixelReader | None = None,
+    ):
         self._compute, self._stage, self._stride, self._channels = compute, stage, stride, channels
-        self._pixels = PixelReader()
+        self._pixels = pixels or PixelReader()
         self._kept: dict[tuple, tuple[np.ndarray, Objects]] = {}
         self._lock = threading.Lock()
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from detr_jax.batches import augmentation
 from detr_jax.config import DataConfig
 from detr_jax.datasets.split import Record
-from detr_jax.errors import UserError
-from detr_jax.images import decode
+from detr_jax.errors import BrokenImage, UserError
+from detr_jax.images import LIMITS, Limits, decode
 from detr_jax.structures import Batch, Bucket, Inputs, Photos, Pixels, Targets, View
 
 # Pixels a side of the canvas of whole photos. A photo is then at most 3 MB, as much as COCO's largest canvas, and
@@ -45,33 +45,38 @@ class Reader(Protocol):
     def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Inputs, row: int) -> Objects:
         """Fills one row of ``inputs``, margins included, with an image; returns the objects of its view.
 
-        Raises UserError, which names the image, when it cannot be decoded.
+        Raises BrokenImage, which names the image, when it cannot be decoded.
         """
 
 
 def read_image(
-    images: ImageSource, index: int, canvas: UInt8[np.ndarray, "H W 3"] | None = None
+    images: ImageSource, index: int, canvas: UInt8[np.ndarray, "H W 3"] | None = None, limits: Limits = LIMITS
 ) -> tuple[Record, UInt8[np.ndarray, "h w 3"]]:
     """The record of an image and its pixels, which lie on ``canvas`` if it suits: see ``decode``.
 
-    Raises UserError, which names the image, when it cannot be decoded.
+    Raises BrokenImage, which names the image, when it cannot be decoded.
     """
     record = images[index]
     height, width = (int(side) for side in images.sizes[index])
     try:
-        return record, decode(record.image, (height, width), canvas)
+        return record, decode(record.image, (height, width), canvas, limits)
     except ValueError as error:
-        raise UserError(
+        raise BrokenImage(
             f"image {record.image_id} ({record.file_name}) of the split {images.name!r} cannot be used: {error}; "
             "python -m detr_jax.dataset check lists every such image"
         ) from error
 
 
 class PixelReader:
-    """Reads ``Pixels``: the views of the images. ``resize`` is ``augmentation.exact`` or ``augmentation.fast``."""
+    """Reads ``Pixels``: the views of the images.
 
-    def __init__(self, resize: augmentation.Resize = augmentation.exact):
-        self._resize = resize
+    Args:
+      resize: ``augmentation.exact`` or ``augmentation.fast``.
+      limits: how large an image file may be.
+    """
+
+    def __init__(self, resize: augmentation.Resize = augmentation.exact, limits: Limits = LIMITS):
+        self._resize, self._limits = resize, limits
 
     def empty(self, bucket: Bucket, rows: int) -> Pixels:
         """Canvases of the bucket's shape."""
@@ -79,7 +84,7 @@ class PixelReader:
 
     def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Pixels, row: int) -> Objects:
         """See ``Reader``."""
-        record, image = read_image(images, index)
+        record, image = read_image(images, index, limits=self._limits)
         (height, width), canvas = (int(side) for side in view.size), inputs.pixels[row]
         corner, boxes = canvas[:height, :width], record.boxes_xyxy_pixels
         _, *objects = augmentation.apply(image, boxes, record.labels, view, self._resize, corner)
@@ -94,11 +99,12 @@ class PhotoReader:
     Args:
       sizes: (height, width) of all images.
       crop_max: pixels; no side of a crop is longer, unless the crop is the whole image.
+      limits: how large an image file may be.
 
     Raises UserError when an image is larger than ``LARGEST_SIDE``.
     """
 
-    def __init__(self, sizes: Int[np.ndarray, "M 2"], crop_max: int):
+    def __init__(self, sizes: Int[np.ndarray, "M 2"], crop_max: int, limits: Limits = LIMITS):
         height, width = (int(side) for side in sizes.max(axis=0))
         if max(height, width) > LARGEST_SIDE:
             raise UserError(
@@ -106,7 +112,7 @@ class PhotoReader:
                 f"{max(height, width)}: set data.resize=fast, or prepare smaller images"
             )
         self._shape = -(-height // 32) * 32, -(-width // 32) * 32, 3
-        self._crop_max = crop_max
+        self._crop_max, self._limits = crop_max, limits
 
     def empty(self, bucket: Bucket, rows: int) -> Photos:
         """Canvases of one shape for every bucket; the bucket is that of the views."""
@@ -117,7 +123,7 @@ class PhotoReader:
     def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Photos, row: int) -> Objects:
         """See ``Reader``."""
         canvas = inputs.pixels[row]
-        record, image = read_image(images, index, canvas)
+        record, image = read_image(images, index, canvas, self._limits)
         height, width = image.shape[:2]
         if not np.may_share_memory(image, canvas):
             canvas[:height, :width] = image
@@ -139,14 +145,15 @@ def make_reader(data: DataConfig, sizes: Int[np.ndarray, "M 2"]) -> Reader:
 
     Raises UserError when ``data.resize=device`` cannot take them.
     """
+    limits = Limits(*data.image_limits)
     if data.resize == "device":
-        return PhotoReader(sizes, data.crop_max if data.crop else 0)
+        return PhotoReader(sizes, data.crop_max if data.crop else 0, limits)
     if data.resize == "host":
-        return PixelReader()
+        return PixelReader(limits=limits)
     # The pipeline's threads each resize an image; OpenCV's own threads would compete with them. The number of OpenCV's
     # threads is global to the process, so it is set where a run chooses OpenCV, not when this module is imported.
     cv2.setNumThreads(1)
-    return PixelReader(augmentation.fast)
+    return PixelReader(augmentation.fast, limits)
 
 
 def empty_batch(reader: Reader, bucket: Bucket, rows: int) -> Batch:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
-from detr_jax import files
+from detr_jax import files, names
 from detr_jax.errors import UserError
 
 RECALL = np.linspace(0.0, 1.0, 101)  # COCO's recall levels
@@ -46,15 +47,23 @@ def pr_curve(metrics, path: str | os.PathLike) -> None:
         _write_note(panels[0], "no objects in the ground truth")
     if several:
         for i, k in enumerate(with_objects):
-            label = f"{metrics.classes[k].name}   AP50 {metrics.classes[k].AP50:.3f}"
-            panels[1].plot(RECALL, curves[0, :, i], "-" if i < 10 else "--", label=label)  # colours repeat after ten
+            panels[1].plot(RECALL, curves[0, :, i], "-" if i < 10 else "--", label=str(k))  # colours repeat after ten
         panels[1].set_title("each class at IoU 0.50")
     for panel in panels:
         panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend(loc="best", fontsize=9)
+    if several:
+        rows = [metrics.classes[k] for k in with_objects]
+        _rename(panels[1].get_legend(), [f"{names.legible(row.name)}   AP50 {row.AP50:.3f}" for row in rows])
     _save(figure, path)
+
+
+def _rename(legend: Legend, texts: list[str]) -> None:
+    """Writes texts into a legend as they are: ``$`` is no markup, and a leading ``_`` hides nothing."""
+    for entry, text in zip(legend.get_texts(), texts, strict=True):
+        entry.set(parse_math=False, usetex=False, family="DejaVu Sans", text=text)
 
 
 def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
@@ -131,7 +140,7 @@ def read_original_log(path: str | os.PathLike, steps_per_epoch: int = 1) -> list
     if not path.is_file():
         raise UserError(f"no log at {path}; give the log.txt of a training with facebookresearch/detr")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             logged = json.loads(line)
             row = {"step": (logged["epoch"] + 1) * steps_per_epoch}

@@ -14,7 +14,7 @@ from detr_jax.batches.plan import PlannedBatch, make_evaluation_plan
 from detr_jax.config import Config, DataConfig, ModelConfig
 from detr_jax.datasets.split import Split
 from detr_jax.errors import UserError
-from detr_jax.images import ACCEPTED, ImageLike
+from detr_jax.images import ACCEPTED, ImageLike, Limits
 from detr_jax.inference import postprocess
 from detr_jax.inference.coco_heads import classes_of_rows
 from detr_jax.inference.image_files import ImageFiles, UprightReader
@@ -23,7 +23,7 @@ from detr_jax.models.network import Arrays, Network
 from detr_jax.structures import Categories, Detections, Inputs
 from detr_jax.weights.sources import Weights, load_weights, model_config_of
 
-Detect = Callable[[Arrays, Inputs], tuple[jax.Array, jax.Array, jax.Array]]
+Detect = Callable[[Arrays, Inputs], tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -34,8 +34,8 @@ class Detector:
       arrays: the values of ``network``, on the devices of ``mesh``.
       categories: the classes that the labels count.
       data: gives the size that images are resized to, the canvases and the number of reading threads.
-      detect: jitted (arrays, inputs) -> (scores, labels, boxes_xyxy in [0, 1]) of the last decoder layer, whole on
-        every host.
+      detect: jitted (arrays, inputs) -> (scores, labels, boxes_xyxy in [0, 1]) of the last decoder layer, and which
+        rows hold an image; whole on every host.
       path: where the weights were found: a checkpoint's folder, or a file.
       config: of the run that trained the weights, when it is known.
     """
@@ -71,20 +71,22 @@ class Detector:
             return self([given], batch_size)[0]
         if isinstance(given, dict) or not isinstance(given, Iterable):
             raise UserError(f"{type(given).__name__} is no image; pass {ACCEPTED}, or a list of them")
-        source = ImageFiles(list(given))
+        source = ImageFiles(list(given), Limits(*self.data.image_limits))
         found = dict(self.over(source, batch_size)) if len(source) else {}
         return [found[row] for row in range(len(source))]
 
     def over(self, images: Split | ImageFiles, batch_size: int) -> Iterator[tuple[int, Detections]]:
         """(row, its detections) for every image, on every host, in the order of their canvases.
 
+        An image of a split that cannot be decoded has no detection at all; any other has some, however unlikely.
         ``batch_size`` is rounded up to a multiple of the devices. The next batch is handed to the devices before the
         results of the last one are fetched.
         """
         plan = make_evaluation_plan(self.data, images, -(-batch_size // self.mesh.size) * self.mesh.size)
-        reader = UprightReader() if isinstance(images, ImageFiles) else PixelReader()
+        limits = Limits(*self.data.image_limits)
+        reader = UprightReader() if isinstance(images, ImageFiles) else PixelReader(limits=limits)
         pipeline = Pipeline(
-            images, plan, host=jax.process_index(), hosts=jax.process_count(), threads=self.data.threads, reader=reader
+            images, plan, part=(jax.process_index(), jax.process_count()), threads=self.data.threads, reader=reader
         )
         pending = None
         with pipeline as batches:
@@ -98,12 +100,13 @@ class Detector:
 
     def _finish(self, images: Split | ImageFiles, planned: PlannedBatch, results) -> Iterator[tuple[int, Detections]]:
         """Fetches the results of a batch and gives each of its images its own."""
-        scores, labels, boxes_xyxy = jax.device_get(results)
+        scores, labels, boxes_xyxy, present = jax.device_get(results)
         for place, row in enumerate(planned.rows.tolist()):
             if row >= 0:
                 height, width = images.sizes[row].tolist()
                 one = scores[place], labels[place], boxes_xyxy[place]
-                yield row, postprocess.make_detections(*one, (height, width), self.categories)
+                found = postprocess.make_detections(*one, (height, width), self.categories)
+                yield row, found if present[place] else found.best(0)
 
 
 def make_detector(
@@ -119,7 +122,7 @@ def make_detector(
 
     def detect(arrays, inputs):
         predictions = network.apply(arrays, inputs)
-        return select(predictions.logits[-1], predictions.boxes[-1])
+        return *select(predictions.logits[-1], predictions.boxes[-1]), inputs.sizes[:, 0] > 0
 
     jitted = jax.jit(detect, out_shardings=devices.replicated(mesh))
     return Detector(network, arrays, categories, data, mesh, jitted)

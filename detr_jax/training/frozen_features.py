@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from detr_jax.batches.features import FeatureReader
+from detr_jax.batches.inputs import PixelReader
 from detr_jax.config import STAGES
+from detr_jax.images import Limits
 from detr_jax.structures import Bucket, Pixels
 from detr_jax.training.step import Recipe, TrainState
 
@@ -31,4 +33,5 @@ def make_feature_reader(recipe: Recipe, state: TrainState, bucket: Bucket) -> Fe
     one = np.zeros((1, bucket.height, bucket.width, 3), np.uint8), np.zeros((1, 2), np.int32)
     _, h, _, channels = jax.eval_shape(compute, frozen, *one).shape
     stride = 1 << round(math.log2(bucket.height / h))
-    return FeatureReader(partial(compute, frozen), stage, stride, channels)
+    pixels = PixelReader(limits=Limits(*recipe.config.data.image_limits))
+    return FeatureReader(partial(compute, frozen), stage, stride, channels, pixels)

@@ -9,7 +9,7 @@ import numpy as np
 from detr_jax import drawing
 from detr_jax.datasets.split import Split
 from detr_jax.evaluation import coco_eval
-from detr_jax.images import decode
+from detr_jax.images import Limits, decode
 from detr_jax.inference.detector import make_detector
 from detr_jax.models.network import Arrays
 from detr_jax.structures import Detections
@@ -32,6 +32,7 @@ class Validation:
         config = recipe.config
         self._split, self._workdir = split, workdir
         self._batch_size, self._hang_minutes = config.train.batch_size, config.train.hang_minutes
+        self._limits = Limits(*config.data.image_limits)
         self._ground_truth = split.ground_truth()
         self.notes = coco_eval.check_ground_truth(self._ground_truth)
         self._detector = make_detector(
@@ -40,32 +41,35 @@ class Validation:
         shown = min(config.train.samples, len(split))
         self._shown = {int(row) for row in np.linspace(0, len(split) - 1, shown)}
 
-    def __call__(self, arrays: Arrays, step: int, stop: Callable[[], bool]) -> coco_eval.CocoMetrics | None:
+    def __call__(self, arrays: Arrays, step: int, stop: Callable[[], bool]) -> dict | None:
         """Scores the split with these arrays, on every host; the first one writes ``eval/<step>`` and ``samples``.
 
-        Returns None as soon as ``stop()`` is true.
+        Returns a row for the log, or None as soon as ``stop()`` is true. Images that cannot be decoded count as images
+        without detections; the row has their number, if there are any.
         """
-        results, found = [], {}
+        results, found, broken = [], {}, 0
         for row, detections in self._detector.with_arrays(arrays).over(self._split, self._batch_size):
             if stop():
                 return None
             guard.expect_progress(self._hang_minutes)
             results += detections.to_coco(self._split.image_ids[row])
-            if row in self._shown:
+            broken += not len(detections)
+            if row in self._shown and len(detections):
                 found[row] = detections
         metrics = coco_eval.evaluate(self._ground_truth, results)
         if jax.process_index() == 0:
             coco_eval.write_evaluation(metrics, results, self._workdir / "eval" / str(step))
             if found:
                 drawing.save(self._draw(found), self._workdir / "samples" / f"step_{step:08d}.png")
-        return metrics
+        row = {"step": step, "coco_eval_bbox": metrics.numbers}
+        return row | ({"broken_validation_images": broken} if broken else {})
 
     def _draw(self, found: dict[int, Detections]) -> drawing.Picture:
         """For each image the annotations, and beside them the detections."""
         cells = []
         for row, detections in sorted(found.items()):
             record = self._split[row]
-            image = decode(record.image, tuple(self._split.sizes[row].tolist()))
+            image = decode(record.image, tuple(self._split.sizes[row].tolist()), limits=self._limits)
             names = [self._split.categories.names[label] for label in record.labels]
             cells.append(drawing.draw_boxes(image, record.boxes_xyxy_pixels, names, record.labels.tolist()))
             sure = detections.above(SURE)

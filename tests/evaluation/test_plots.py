@@ -1,10 +1,12 @@
 import json
 import threading
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from detr_jax import names
 from detr_jax.errors import UserError
 from detr_jax.evaluation import coco_eval, plots
 
@@ -26,6 +28,27 @@ def test_pr_curve_for_any_number_of_classes(classes, objects, tmp_path):
     plots.pr_curve(metrics_of(classes, objects), tmp_path / "pr.png")
     (width, height), ink = size_and_ink(tmp_path / "pr.png")
     assert ink and height == 500 and width == (1200 if 1 < classes <= 12 and objects else 650)
+
+
+def test_class_names_are_no_markup(tmp_path, monkeypatch):
+    """Dollars, braces, a leading underscore, every script: each class has its line in the legend, as it is named."""
+    legends, save = [], plots._save
+
+    def keep_legend(figure, path):
+        legends.append(figure.axes[1].get_legend())
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", keep_legend)
+    odd = ["Ba$$in", "$5_{ bill$", "_background_", "^\\frac{", "قطة", "猫", "a\nb", "\ud800", "x" * 5000, "", "a$_$b"]
+    metrics = metrics_of(len(odd))
+    for row, name in enumerate(odd):
+        metrics.classes[row] = metrics.classes[row]._replace(name=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.pr_curve(metrics, tmp_path / "pr.png")
+    texts = [text.get_text() for text in legends[0].get_texts()]
+    assert texts == [f"{names.legible(name)}   AP50 0.600" for name in odd]
+    assert size_and_ink(tmp_path / "pr.png") == ((1200, 500), True)
 
 
 @pytest.mark.parametrize(

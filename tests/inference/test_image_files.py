@@ -1,4 +1,4 @@
-"""Images without annotations: found, checked, and read for a batch."""
+"""Images without annotations, read for a batch."""
 
 import io
 
@@ -10,7 +10,8 @@ from detr_jax.batches import augmentation
 from detr_jax.batches.inputs import ImageSource, Reader
 from detr_jax.config import DataConfig
 from detr_jax.errors import UserError
-from detr_jax.inference.image_files import ImageFiles, UprightReader, find_images, readable
+from detr_jax.images import Limits
+from detr_jax.inference.image_files import ImageFiles, UprightReader
 from detr_jax.structures import Bucket
 
 
@@ -20,30 +21,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "trip").mkdir()
-    for name in ("b.jpg", "a.PNG", "trip/c.webp"):
+    for name in ("b.jpg", "a.PNG"):
         Image.fromarray(noise(20, 30)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
     return tmp_path
-
-
-def test_images_are_found_in_order_and_once(folder):
-    names = lambda *inputs: [str(path.relative_to(folder)) for path in find_images([str(i) for i in inputs])]  # noqa: E731
-    assert names(folder) == ["a.PNG", "b.jpg", "broken.jpg", "trip/c.webp"]
-    assert names(folder / "trip/c.webp", folder / "*.jpg", folder) == ["trip/c.webp", "b.jpg", "broken.jpg", "a.PNG"]
-    assert names(folder / "**/c.*") == ["trip/c.webp"]
-    assert names(folder / "notes.txt") == ["notes.txt"]  # named: whether it is one shows when it is read
-    for nothing in ("nowhere", "*.gif"):
-        with pytest.raises(UserError, match="names no image"):
-            find_images([str(folder / nothing)])
-
-
-def test_readable(folder):
-    good, bad = readable(find_images([str(folder), str(folder / "notes.txt")]))
-    assert [path.name for path in good] == ["a.PNG", "b.jpg", "c.webp"]
-    assert {path.name for path in bad} == {"broken.jpg", "notes.txt"}
-    assert "not an image" in bad[folder / "notes.txt"]
 
 
 def test_it_is_a_source_of_upright_images(folder):
@@ -88,3 +68,11 @@ def test_the_reader_fills_a_row_completely():
 def test_mistakes_name_the_image(given, words):
     with pytest.raises(UserError, match=words):
         ImageFiles(given)
+
+
+def test_limits_hold_for_every_kind_of_input(folder):
+    for image in (folder / "b.jpg", (folder / "a.PNG").read_bytes(), Image.open(folder / "b.jpg")):
+        with pytest.raises(UserError, match=r"cannot be used: it has 30x20 pixels, more than the limit of 599"):
+            ImageFiles([image], Limits(pixels=599))
+    with pytest.raises(UserError, match=r"b.jpg cannot be used: it has [\d,]+ bytes, more than the limit of 100 "):
+        ImageFiles([folder / "b.jpg"], Limits(bytes=100))

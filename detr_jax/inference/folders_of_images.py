@@ -1,0 +1,179 @@
+"""Which files of folders are images: by what is in them, so that nothing is left out without a word."""
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from detr_jax.errors import UserError
+from detr_jax.image_headers import find_format, iterate_png, looks_like
+from detr_jax.images import LIMITS, Limits, decode_upright, probe, read_file
+
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
+}  # fmt: skip
+# Suffixes of images that are not read. Raw photos start like a TIFF, and hold a small preview that would be taken.
+RAW = {
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef",
+    ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+}  # fmt: skip
+OTHER_IMAGES = {
+    ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".psd", ".psb", ".svg", ".exr", ".hdr",
+    ".ico", ".icns", ".tga", ".pcx", ".dds", ".xcf", ".eps", ".sgi", ".dcm", ".fits", ".qoi", ".bpg", ".jxr", ".wdp",
+}  # fmt: skip
+START = 1024  # bytes of a file that tell what it is
+WEAK = {"BMP": (".bmp", ".dib"), "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")}  # texts may start like these
+APPLE_DOUBLE = b"\0\x05\x16\x07"  # what macOS keeps beside a file on foreign disks, as ._NAME
+SOFTWARE = "detr_jax.predict"  # stands in the pictures that it draws
+
+
+class Found(NamedTuple):
+    """The files that inputs name, each once."""
+
+    images: list[Path]
+    unusable: dict[Path, str]  # what looks like an image but is not read, with the reason
+    others: list[Path]  # in folders, beside the images: texts, videos, ...
+    drawn: list[Path]  # pictures that ``predict`` has drawn
+
+
+def find_images(inputs: list[str]) -> Found:
+    """The files that paths, folders (searched through) and glob patterns name, in order.
+
+    In folders and patterns a file is an image by what is in it, or by its suffix. One that is named is taken for one.
+    Raises UserError for an input that names no file, or only files that are no images.
+    """
+    found, seen = Found([], {}, [], []), {}
+    for entry in inputs:
+        unreadable, any_image = len(found.unusable), False
+        for path, is_named in _files_of(entry, found.unusable):
+            key = os.path.abspath(path)
+            if is_named and path in found.others:
+                found.others.remove(path)
+                del seen[key]
+            if key not in seen:
+                seen[key] = _sort_in(path, is_named, found)
+            any_image |= seen[key]
+        if not any_image and len(found.unusable) == unreadable:
+            raise UserError(f"--input={entry} names no image: pass a file, a folder that holds images, or a pattern")
+    return found
+
+
+def _files_of(entry: str, unusable: dict[Path, str]) -> Iterator[tuple[Path, bool]]:
+    """The files of an input, and whether it is this file that is named."""
+    path = Path(entry).expanduser()
+    if _is(path.is_dir):
+        yield from ((file, False) for file in _walk(path, unusable))
+    elif _is(path.is_file):
+        yield path, True
+    else:
+        for match in sorted(map(Path, glob.glob(str(path), recursive=True))):
+            if match.is_file():
+                yield match, False
+            elif match.is_dir() and "**" not in str(path):
+                yield from ((file, False) for file in _walk(match, unusable))
+
+
+def _is(test) -> bool:
+    try:
+        return test()
+    except (OSError, ValueError):  # a name of 5,000 characters, a zero byte
+        return False
+
+
+def _walk(folder: Path, unusable: dict[Path, str]) -> list[Path]:
+    def cannot_read(error: OSError) -> None:
+        unusable[Path(error.filename)] = f"the folder cannot be read ({error.strerror})"
+
+    files = [Path(where) / name for where, _, names in os.walk(folder, onerror=cannot_read) for name in names]
+    return sorted(files)
+
+
+def _sort_in(path: Path, is_named: bool, found: Found) -> bool:
+    """Adds a file to ``found``; returns whether it is, or looks like, an image."""
+    suffix = path.suffix.lower()
+    is_expected = is_named or suffix in SUFFIXES
+    try:
+        if not path.is_file():
+            raise OSError(None, "it is no regular file, or a link that leads nowhere")
+        with path.open("rb") as file:
+            start = file.read(START)
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror})"
+    else:
+        reason = _reason_to_leave_out(start, suffix)
+        is_expected |= bool(reason)
+        if _is_drawn(start):
+            found.drawn.append(path)
+            return True
+        if not reason and (is_named or _is_readable(start, suffix) or suffix in SUFFIXES):
+            found.images.append(path)
+            return True
+        is_expected &= not start.startswith(APPLE_DOUBLE)
+    if is_expected:
+        found.unusable[path] = reason
+    else:
+        found.others.append(path)
+    return is_expected
+
+
+def _reason_to_leave_out(start: bytes, suffix: str) -> str:
+    """Why a file that is, or seems to be, an image is not read; "" for any other file."""
+    if start.startswith(APPLE_DOUBLE):
+        return "it holds only what macOS keeps beside a file"
+    if suffix in RAW:
+        return "it is a raw photo, of which only a preview could be read; save it as JPEG or PNG"
+    kind = looks_like(start) or (
+        suffix[1:].upper() if suffix in OTHER_IMAGES and not _is_readable(start, suffix) else ""
+    )
+    return f"it is a {kind} image, which is not read; save it as JPEG or PNG" if kind else ""
+
+
+def _is_readable(start: bytes, suffix: str) -> bool:
+    try:
+        kind = find_format(start)
+    except ValueError:
+        return False
+    return suffix in WEAK.get(kind, (suffix,))
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file is a picture that ``predict`` has drawn."""
+    try:
+        with path.open("rb") as file:
+            return _is_drawn(file.read(START))
+    except OSError:
+        return False
+
+
+def _is_drawn(start: bytes) -> bool:
+    text = b"Software\0" + SOFTWARE.encode()
+    return start[:4] == b"\x89PNG" and any(
+        name == b"tEXt" and start[place : place + length] == text for name, place, length in iterate_png(start)
+    )
+
+
+class Checked(NamedTuple):
+    """Image files, decoded once to see that they can be."""
+
+    good: list[Path]
+    bad: dict[Path, str]  # with the reason
+    frames: dict[Path, int]  # of the good ones that are animated or have several pages
+
+
+def check_images(paths: list[Path], limits: Limits = LIMITS) -> Checked:
+    """Which files can be decoded."""
+    checked = Checked([], {}, {})
+    for path in paths:
+        try:
+            image = read_file(path, limits)
+            frames = probe(image, limits).frames
+            decode_upright(image, limits)
+        except ValueError as error:
+            checked.bad[path] = str(error)
+            continue
+        checked.good.append(path)
+        if frames > 1:
+            checked.frames[path] = frames
+    return checked

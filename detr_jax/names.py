@@ -1,0 +1,47 @@
+"""Names as pictures show them: any name, in whatever script, is visible, and none is taken for markup or breaks a line.
+
+The font is DejaVu Sans, which matplotlib brings along: Latin, Greek, Cyrillic, Hebrew, Arabic and many symbols. What it
+lacks, Chinese for instance, is shown by its code points: two names that differ look different.
+"""
+
+import functools
+import importlib.util
+import unicodedata
+from pathlib import Path
+
+from PIL import ImageFont
+
+FONT = Path(importlib.util.find_spec("matplotlib").submodule_search_locations[0], "mpl-data/fonts/ttf/DejaVuSans.ttf")
+HEAD, TAIL = 40, 16  # characters that are kept of a long text, whose end may be a score
+JOINERS = "\u200c\u200d"  # without width, and needed by some scripts
+
+
+def legible(text: str) -> str:
+    """The text on one line of moderate length, with what cannot be seen or drawn written as its code.
+
+    A line break becomes ``\\n``, a character that the font lacks ``<4E2D>``.
+    """
+    if len(text) > HEAD + TAIL:
+        text = f"{text[:HEAD]}…{text[-TAIL:]}"
+    return "".join(map(_show, text))
+
+
+def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font for a text that is ``legible``."""
+    return ImageFont.load_default(size) if text.isascii() else ImageFont.truetype(FONT, size)
+
+
+@functools.lru_cache(4096)
+def _show(character: str) -> str:
+    if character in JOINERS:
+        return character
+    if unicodedata.category(character) == "Zs":
+        return " "
+    if not character.isprintable():  # control characters, changes of direction, halves of surrogate pairs
+        return character.encode("unicode_escape").decode()
+    return character if _glyph(character) != _glyph("\U0010ffff") else f"<{ord(character):04X}>"
+
+
+def _glyph(character: str) -> bytes:
+    """How the font draws a character; what it lacks it draws as a box."""
+    return bytes(ImageFont.truetype(FONT, 24).getmask(character))

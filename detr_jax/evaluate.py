@@ -103,9 +103,16 @@ def main(argv: list[str]) -> int:
     if missing:
         print(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
 
-    results = []
+    results, broken = [], []
     for row, found in tqdm(detector.over(split, args.batch_size), total=len(split), disable=not sys.stderr.isatty()):
         results += as_results(found, split.image_ids[row], ids)
+        broken += [int(split.image_ids[row])] if not len(found) else []
+    if broken:
+        some = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        print(
+            f"{len(broken)} of {len(split)} images cannot be decoded and count as images without detections "
+            f"(ids {some}); python -m detr_jax.dataset check says why"
+        )
     metrics = coco_eval.evaluate(split.ground_truth(), results)
     run = detector.path.parents[1] if detector.path.is_dir() else Path()  # of a single file, the current folder
     default = run / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split.name}")

@@ -21,13 +21,14 @@ from detr_jax.datasets import shapes
 from detr_jax.datasets.split import Split, open_split
 from detr_jax.errors import UserError
 from detr_jax.training import guard
+from detr_jax.training.broken_images import BrokenImages
 from detr_jax.training.calendar import make_calendar
 from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.state import make_recipe, restore_state, start_state, store_state
 from detr_jax.training.step import Recipe, TrainState
-from detr_jax.training.step_log import StepLog
+from detr_jax.training.step_log import LoggedSteps, StepLog
 from detr_jax.training.validation import Validation
 from detr_jax.weights.checkpoints import Checkpoints, check_settings, newest_intact
 
@@ -81,17 +82,16 @@ def load_state(recipe: Recipe, checkpoints: Path, first_step: int) -> tuple[Trai
     return state, reports, digests
 
 
-def open_pipeline(split: Split, plan: TrainPlan, start: int, stop: int, threads: int, reader: Reader) -> Pipeline:
+def open_pipeline(split: Split, plan: TrainPlan, start: int, stop: int, data: DataConfig, reader: Reader) -> Pipeline:
     """This host's part of the batches of steps ``start`` to ``stop``."""
-    host, hosts = jax.process_index(), jax.process_count()
-    return Pipeline(split, plan, start, stop, host=host, hosts=hosts, threads=threads, reader=reader)
+    part = jax.process_index(), jax.process_count()
+    return Pipeline(split, plan, start, stop, part=part, threads=data.threads, reader=reader, strict=data.strict)
 
 
-def write_row(log: StepLog, state: TrainState, logbook: Logbook, config: TrainConfig, workdir: Path) -> None:
+def write_row(logged: LoggedSteps, state: TrainState, logbook: Logbook, config: TrainConfig, workdir: Path) -> None:
     """Writes the row of the last steps. Raises UserError when too many steps in a row were skipped."""
-    row, skipped = log.take_row()
-    logbook.write(row)
-    guard.report_skipped(skipped, workdir / "nan_report")
+    logbook.write(logged.row)
+    guard.report_skipped(logged.skipped, workdir / "nan_report")
     guard.check_skipped(int(state.skipped_in_a_row), config.stop_after_skipped, workdir / "nan_report")
     guard.expect_progress(config.hang_minutes)
 
@@ -124,10 +124,10 @@ def train(config: Config, workdir: str | os.PathLike) -> None:
         saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep))
 
         def evaluate(step: int) -> bool:  # False: asked to stop meanwhile; it is then done at the next start
-            if (metrics := validation(state.arrays, step, stop.received)) is not None:
-                logbook.write({"step": step, "coco_eval_bbox": metrics.numbers})
-                saved.record(step, metrics.AP)
-            return metrics is not None
+            if (row := validation(state.arrays, step, stop.received)) is not None:
+                logbook.write(row)
+                saved.record(step, row["coco_eval_bbox"][0])
+            return row is not None
 
         was_due = first_step and calendar.evaluates(first_step) and not saved.evaluated(first_step)
         if was_due and not evaluate(first_step):
@@ -136,14 +136,15 @@ def train(config: Config, workdir: str | os.PathLike) -> None:
             reader = make_feature_reader(recipe, state, plan.buckets[0])
         steps = CompiledSteps(StepLowering(recipe, reader), logbook.say)
         enter(steps.compile_ahead(state, coming_buckets(plan, first_step, calendar.total_steps)))
-        batches = enter(open_pipeline(train_split, plan, first_step, calendar.total_steps, config.data.threads, reader))
-        log = StepLog(plan, calendar, config.optim)
+        batches = enter(open_pipeline(train_split, plan, first_step, calendar.total_steps, config.data, reader))
+        log, broken = StepLog(plan, calendar, config.optim), BrokenImages(workdir, train_split, plan, first_step)
         for step, (batch, waited) in enumerate(to_device(batches, devices.batch_sharding(mesh)), first_step + 1):
             state, metrics = steps(state, batch, plan[step - 1].bucket)
             log.add(step, metrics, waited)
             stopping = stop(step)
             if calendar.logs(step):
-                write_row(log, state, logbook, config.train, workdir)
+                write_row(logged := log.take_row(), state, logbook, config.train, workdir)
+                broken.add(logged.broken, config.data, logbook.say)
             evaluates = calendar.evaluates(step) and not stopping
             if evaluates:
                 with log.pause():

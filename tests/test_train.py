@@ -21,7 +21,7 @@ from tests.programs import (
 
 ORIGINAL_KEYS = {"loss", "loss_ce", "loss_bbox", "loss_giou", "loss_ce_0", "loss_bbox_0", "loss_giou_0"}
 ORIGINAL_KEYS |= {"class_error", "cardinality_error", "cardinality_error_0", "lr", "grad_norm", "epoch"}
-OUR_KEYS = {"images_per_second", "data_wait", "skipped", "matcher_turns", "matcher_nonfinite"}
+OUR_KEYS = {"images_per_second", "data_wait", "skipped", "broken_images", "matcher_turns", "matcher_nonfinite"}
 
 
 @pytest.fixture

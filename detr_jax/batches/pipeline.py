@@ -1,15 +1,16 @@
 """From the plan to batches on the devices: read, decode and lay out the images of each step, send them off."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Iterable, Iterator
 
 import grain
 import jax
-import numpy as np
 
 from detr_jax.batches.inputs import ImageSource, PixelReader, Reader, empty_batch
 from detr_jax.batches.plan import EvalPlan, PlannedBatch, TrainPlan
+from detr_jax.errors import BrokenImage
 from detr_jax.structures import Batch
 
 AHEAD = 4  # batches that are prepared before they are asked for, or as many as there are threads
@@ -19,14 +20,14 @@ class Pipeline:
     """The batches of steps ``start``, ``start + 1``, ... below ``stop``: this host's rows, as numpy arrays.
 
     Threads prepare whole batches ahead; their number changes the speed and nothing else. It is a context manager, so
-    that the threads end with the loop. A broken image raises UserError at its batch: leaving it out would make it
-    another run.
+    that the threads end with the loop. The row of a broken image is empty, as ``load_batch`` leaves it.
 
     Args:
       stop: the step to end before; None is the end of the plan, and a TrainPlan has none.
-      host, hosts: which of how many equal parts of every batch to read.
+      part: (which, of how many) equal parts of every batch to read: that of this host.
       threads: 0 prepares each batch when it is asked for, in the caller's thread.
       reader: what the batches hold of the images; None is ``PixelReader()``.
+      strict: raise BrokenImage at the batch of a broken image.
     """
 
     def __init__(
@@ -36,16 +37,16 @@ class Pipeline:
         start: int = 0,
         stop: int | None = None,
         *,
-        host: int = 0,
-        hosts: int = 1,
+        part: tuple[int, int] = (0, 1),
         threads: int = 8,
         reader: Reader | None = None,
+        strict: bool = False,
     ):
         reader = reader or PixelReader()
         if stop is None:
             stop = len(plan) if isinstance(plan, EvalPlan) else 2**62
         steps = grain.MapDataset.source(range(start, stop))
-        batches = steps.map(lambda step: load_batch(images, plan[step].shard(host, hosts), reader))
+        batches = steps.map(lambda step: load_batch(images, plan[step].shard(*part), reader, strict))
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, max(threads, AHEAD))))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -65,22 +66,29 @@ class Pipeline:
         self._batches.close()
 
 
-def load_batch(images: ImageSource, planned: PlannedBatch, reader: Reader) -> Batch:
+def load_batch(images: ImageSource, planned: PlannedBatch, reader: Reader, strict: bool = False) -> Batch:
     """Reads the planned images into numpy arrays. Objects beyond the bucket's target slots are left out.
 
-    Raises UserError, which names the image, when one cannot be decoded.
+    The row of an image that cannot be decoded is empty: all zero, its id -1, so that it counts nothing. Raises
+    BrokenImage, which names the image, in its place if ``strict``.
     """
     batch = empty_batch(reader, planned.bucket, len(planned.rows))
-    batch = batch._replace(image_ids=planned.image_ids)
-    for array in jax.tree.leaves(batch.inputs):
-        array[planned.rows < 0] = 0
-    for row in np.flatnonzero(planned.rows >= 0).tolist():
-        view = planned.views.take(row)
-        boxes, labels = reader.read(images, int(planned.rows[row]), view, planned.bucket, batch.inputs, row)
+    for row, index in enumerate(planned.rows.tolist()):
+        objects = None
+        if index >= 0:
+            view = planned.views.take(row)
+            with contextlib.nullcontext() if strict else contextlib.suppress(BrokenImage):
+                objects = reader.read(images, index, view, planned.bucket, batch.inputs, row)
+        if objects is None:
+            for array in jax.tree.leaves(batch.inputs):
+                array[row] = 0
+            continue
+        boxes, labels = objects
         n = min(len(labels), planned.bucket.targets)
         batch.targets.boxes[row, :n] = boxes[:n]
         batch.targets.labels[row, :n] = labels[:n]
         batch.targets.valid[row, :n] = True
+        batch.image_ids[row] = planned.image_ids[row]
     return batch
 
 

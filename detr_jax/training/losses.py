@@ -32,16 +32,25 @@ class Normalizers(NamedTuple):
     class_weight: Float[Array, " G"]  # total weight of the class term, per group of images
 
 
-def make_normalizers(targets: Targets, num_queries: int, class_loss: ClassLoss, groups: int = 1) -> Normalizers:
-    """The divisors for a global batch.
+def make_normalizers(
+    targets: Targets,
+    num_queries: int,
+    class_loss: ClassLoss,
+    groups: int = 1,
+    present: Bool[Array, " B"] | None = None,
+) -> Normalizers:
+    """The divisors for a global batch, whose rows without an image are not ``present`` (None: all are).
 
     Each target is matched to one query of its own, so the class term's total weight follows from the counts.
     ``groups=1`` divides by the weight of the whole batch. ``groups`` = number of devices reproduces the original, where
     each process divides by its own weight and the results are averaged.
     """
     counts = jnp.sum(targets.valid, axis=-1).astype(jnp.float32)  # [B]
-    by_group = jnp.sum(class_loss.weight(counts, num_queries).reshape(groups, -1), axis=-1)
-    # With focal loss a group without objects has no weight; its loss is then divided by 1.
+    weight = class_loss.weight(counts, num_queries)
+    if present is not None:
+        weight = jnp.where(present, weight, 0.0)
+    by_group = jnp.sum(weight.reshape(groups, -1), axis=-1)
+    # A group without any weight, such as one without objects under focal loss, is divided by 1.
     return Normalizers(jnp.maximum(jnp.sum(counts), 1.0), jnp.where(by_group > 0, by_group, 1.0))
 
 
@@ -148,13 +157,18 @@ class Errors(NamedTuple):
     @property
     def cardinality_error(self) -> Float[Array, " L"]:
         """Mean difference between the number of claimed and of real objects."""
-        return self.miscounted / self.images
+        return self.miscounted / jnp.maximum(self.images, 1.0)
 
 
 def count_errors(
-    predictions: Predictions, targets: Targets, query_of_target: Int[Array, "L B T"], class_loss: ClassLoss
+    predictions: Predictions,
+    targets: Targets,
+    query_of_target: Int[Array, "L B T"],
+    class_loss: ClassLoss,
+    present: Bool[Array, " B"] | None = None,
 ) -> Errors:
-    """Counts for the log; no gradient is meant to flow through them."""
+    """Counts for the log, over the rows that are ``present``; no gradient is meant to flow through them."""
+    present = jnp.ones(targets.valid.shape[0], bool) if present is None else present
     ranked_first = jnp.argmax(predictions.logits[-1], axis=-1)  # [B N]
     query = jnp.minimum(query_of_target[-1], ranked_first.shape[-1] - 1)
     correct = (jnp.take_along_axis(ranked_first, query, axis=-1) == targets.labels) & targets.valid
@@ -163,6 +177,6 @@ def count_errors(
     return Errors(
         jnp.sum(correct).astype(jnp.float32),
         jnp.sum(objects).astype(jnp.float32),
-        jnp.sum(jnp.abs(claimed - objects[None]), axis=-1).astype(jnp.float32),
-        jnp.float32(predictions.logits.shape[1]),
+        jnp.sum(jnp.where(present[None], jnp.abs(claimed - objects[None]), 0), axis=-1).astype(jnp.float32),
+        jnp.sum(present).astype(jnp.float32),
     )

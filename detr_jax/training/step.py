@@ -62,6 +62,11 @@ class Sums(NamedTuple):
     matcher_nonfinite: jax.Array
 
 
+def rows_with_image(batch: Batch) -> jax.Array:
+    """[B]: False in the rows of images that could not be decoded; these count nothing."""
+    return batch.inputs.sizes[:, 0] > 0
+
+
 def split_batch(batch: Batch, count: int) -> Batch:
     """[B ...] -> [count B/count ...]. Each micro-batch is strided over the batch, so no image changes its device."""
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
@@ -77,17 +82,21 @@ def batch_loss(
         noised = add_noise(part.targets, groups, len(recipe.categories.ids), jax.random.fold_in(key, 0))
     predictions = recipe.network.apply({**params, **frozen}, part.inputs, key, noised)
     layers = losses.stack_layers(predictions, config.loss.auxiliary)
-    normalizers = losses.make_normalizers(whole.targets, layers.logits.shape[2], class_loss, recipe.normalizer_groups)
+    present, queries = rows_with_image(part), layers.logits.shape[2]
+    normalizers = losses.make_normalizers(
+        whole.targets, queries, class_loss, recipe.normalizer_groups, rows_with_image(whole)
+    )
     solver = matcher.SOLVERS[config.train.matcher]
     matches = matcher.match(layers, part.targets, config.loss, class_loss, recipe.mesh, solver)
-    all_terms = losses.set_losses(layers, part.targets, matches.query_of_target, normalizers, class_loss)
+    counted = jnp.broadcast_to(present[:, None], (present.shape[0], queries))
+    all_terms = losses.set_losses(layers, part.targets, matches.query_of_target, normalizers, class_loss, counted)
     terms = {"": all_terms}
     if predictions.proposals is not None:
         terms = {"_enc": jax.tree.map(lambda x: x[:1], all_terms), "": jax.tree.map(lambda x: x[1:], all_terms)}
     if predictions.denoised is not None:
         denoised = losses.keep_layers(predictions.denoised, config.loss.auxiliary)
         terms["_dn"] = losses.denoising_losses(denoised, part.targets, normalizers.objects, class_loss)
-    errors = losses.count_errors(layers, part.targets, matches.query_of_target, class_loss)
+    errors = losses.count_errors(layers, part.targets, matches.query_of_target, class_loss, present)
     sums = Sums(terms, errors, jnp.max(matches.turns), jnp.sum(matches.nonfinite))
     return losses.total_loss(terms.values(), config.loss), sums
 
@@ -163,7 +172,8 @@ def train_step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainSt
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
     params, opt_state, average = update_state(state, grads, finite, recipe.tx, config.train.average_decay)
     skipped = (~finite).astype(jnp.int32)
-    metrics = {"loss": total, **name_figures(sums), "grad_norm": norm, "skipped": skipped}
+    broken = jnp.sum(~rows_with_image(batch)).astype(jnp.int32)
+    metrics = {"loss": total, **name_figures(sums), "grad_norm": norm, "skipped": skipped, "broken_images": broken}
     new_state = TrainState(
         step=state.step + 1,
         params=params,

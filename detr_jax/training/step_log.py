@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +12,14 @@ from detr_jax.batches.plan import TrainPlan
 from detr_jax.config import OptimConfig
 from detr_jax.training.calendar import Calendar
 from detr_jax.training.optimizer import make_schedule
+
+
+class LoggedSteps(NamedTuple):
+    """What is written of the steps since the last row."""
+
+    row: dict  # means, and sums of what is counted
+    skipped: list[dict]  # one for each step that was skipped
+    broken: list[int]  # steps with images that could not be decoded, counted from 1
 
 
 class StepLog:
@@ -38,17 +47,14 @@ class StepLog:
         yield
         self._begin += time.monotonic() - begin
 
-    def take_row(self) -> tuple[dict, list[dict]]:
-        """The row of the steps since the last one, and the steps among them that were skipped.
-
-        Here the host waits for the device, and nowhere else.
-        """
+    def take_row(self) -> LoggedSteps:
+        """The row of the steps since the last one. Here the host waits for the device, and nowhere else."""
         steps, metrics, waits = zip(*self._steps, strict=True)
         metrics = jax.device_get(list(metrics))
         seconds, last = time.monotonic() - self._begin, steps[-1]
         row = {"step": last, "epoch": last / self._calendar.steps_per_epoch}
         row |= {key: float(np.mean([one[key] for one in metrics])) for key in metrics[0]}
-        row["skipped"] = int(sum(one["skipped"] for one in metrics))
+        row |= {key: int(sum(one[key] for one in metrics)) for key in ("skipped", "broken_images")}
         row["lr"] = float(self._schedule(last - 1)) * self._lr
         row["images_per_second"] = len(steps) * self._plan.batch_size / seconds
         row["data_wait"] = sum(waits) / seconds
@@ -61,5 +67,6 @@ class StepLog:
             for step, one in zip(steps, metrics, strict=True)
             if one["skipped"]
         ]
+        broken = [step for step, one in zip(steps, metrics, strict=True) if one["broken_images"]]
         self._steps, self._begin = [], time.monotonic()
-        return row, skipped
+        return LoggedSteps(row, skipped, broken)

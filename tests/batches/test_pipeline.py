@@ -52,7 +52,7 @@ def test_threads_change_nothing(images):
 
 def test_hosts_share_the_batches(images):
     whole = batches_of(images, threads=0)
-    parts = [batches_of(images, threads=2, host=host, hosts=2) for host in range(2)]
+    parts = [batches_of(images, threads=2, part=(host, 2)) for host in range(2)]
     joined = [jax.tree.map(lambda *arrays: np.concatenate(arrays), *shards) for shards in zip(*parts, strict=True)]
     assert digest(joined) == digest(whole)
 
@@ -109,7 +109,7 @@ def test_a_broken_image_is_named(images, threads, keep, words):
     broken = images._replace(files=files)
     with (
         pytest.raises(UserError, match=rf"image 121 \(0121.jpg\) of the split 'train' .*{words}.*dataset check"),
-        Pipeline(broken, train_plan(broken), threads=threads) as batches,
+        Pipeline(broken, train_plan(broken), threads=threads, strict=True) as batches,
     ):
         for _ in range(20):
             next(batches)
@@ -121,7 +121,7 @@ def test_an_image_of_another_size_than_annotated(images):
     other = images._replace(files=files)
     with pytest.raises(UserError, match="image 100 .* annotations say"):
         for planned in make_evaluation_plan(LARGEST_SCALE_64, other, 30):
-            load_batch(other, planned, PixelReader())
+            load_batch(other, planned, PixelReader(), strict=True)
 
 
 def test_to_device(images):

@@ -136,7 +136,7 @@ def test_step_changes_what_is_trained_and_counts(recipe, stepper, state):
     assert int(new.step) == 1 and int(new.skipped) == 0 and int(metrics["skipped"]) == 0
     assert_equal(new.frozen, state.frozen)
     assert all(np.any(new.params[name] != state.params[name]) for name in state.params if name.endswith("kernel"))
-    wanted = {"loss", "class_error", "grad_norm", "skipped", "matcher_turns", "matcher_nonfinite"}
+    wanted = {"loss", "class_error", "grad_norm", "skipped", "broken_images", "matcher_turns", "matcher_nonfinite"}
     for name in ("loss_ce", "loss_bbox", "loss_giou", "cardinality_error"):
         wanted |= {name, f"{name}_0"}  # two decoder layers
     assert set(metrics) == wanted

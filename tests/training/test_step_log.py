@@ -37,20 +37,20 @@ def log(plan, clock) -> StepLog:
     return StepLog(plan, CALENDAR, OPTIM)
 
 
-def metrics(loss: float, skipped: int = 0) -> dict:
-    return {"loss": jnp.float32(loss), "skipped": jnp.int32(skipped)}
+def metrics(loss: float, skipped: int = 0, broken: int = 0) -> dict:
+    return {"loss": jnp.float32(loss), "skipped": jnp.int32(skipped), "broken_images": jnp.int32(broken)}
 
 
 def test_a_row_holds_the_means_of_its_steps(log, clock):
     log.add(1, metrics(1.0), waited=0.5)
     log.add(2, metrics(4.0), waited=1.0)
     clock.now += 6.0
-    row, skipped = log.take_row()
+    row, skipped, broken = log.take_row()
     assert row == {
-        "step": 2, "epoch": 0.2, "loss": 2.5, "skipped": 0, "lr": 0.5,
+        "step": 2, "epoch": 0.2, "loss": 2.5, "skipped": 0, "broken_images": 0, "lr": 0.5,
         "images_per_second": 1.0, "data_wait": 0.25,  # 2 steps of 3 images in 6 seconds, of which 1.5 were waited
     }  # fmt: skip
-    assert skipped == []
+    assert skipped == broken == []
 
 
 def test_the_next_row_knows_nothing_of_the_last_one(log, clock):
@@ -59,7 +59,7 @@ def test_the_next_row_knows_nothing_of_the_last_one(log, clock):
     log.take_row()
     log.add(2, metrics(1.0), waited=0.0)
     clock.now += 3.0
-    row, _ = log.take_row()
+    row = log.take_row().row
     assert row["loss"] == 1.0 and row["images_per_second"] == 1.0 and row["data_wait"] == 0.0
 
 
@@ -69,7 +69,7 @@ def test_pauses_do_not_count(log, clock):
         clock.now += 1000.0
     log.add(1, metrics(1.0), waited=0.5)
     clock.now += 1.0
-    row, _ = log.take_row()
+    row = log.take_row().row
     assert row["images_per_second"] == 1.5 and row["data_wait"] == 0.25
 
 
@@ -78,7 +78,7 @@ def test_the_learning_rate_is_that_of_the_row_s_last_step(log, clock):
     for step in range(18, 24):
         log.add(step, metrics(1.0), waited=0.0)
         clock.now += 1.0
-        rates[step] = log.take_row()[0]["lr"]
+        rates[step] = log.take_row().row["lr"]
     # Steps are counted from 1 here and from 0 in the schedule: step 21 is the first of the third epoch.
     assert rates == pytest.approx({18: 0.5, 19: 0.5, 20: 0.5, 21: 0.05, 22: 0.05, 23: 0.05})
 
@@ -88,9 +88,17 @@ def test_skipped_steps_are_told_with_their_images(log, plan, clock):
     log.add(5, metrics(np.nan, skipped=1), waited=0.0)
     log.add(6, metrics(np.inf, skipped=1), waited=0.0)
     clock.now += 1.0
-    row, skipped = log.take_row()
+    row, skipped, _ = log.take_row()
     assert row["skipped"] == 2 and not np.isfinite(row["loss"])
     assert [one["step"] for one in skipped] == [4, 5]  # counted from 0, as the plan counts
     for one in skipped:
         assert one["image_ids"] == plan[one["step"]].image_ids.tolist() and one["skipped"] == 1.0
     assert np.isnan(skipped[0]["loss"]) and np.isinf(skipped[1]["loss"])
+
+
+def test_broken_images_are_counted_and_their_steps_told(log, clock):
+    for step, broken in ((1, 0), (2, 2), (3, 1)):
+        log.add(step, metrics(1.0, broken=broken), waited=0.0)
+    clock.now += 1.0
+    logged = log.take_row()
+    assert logged.row["broken_images"] == 3 and logged.broken == [2, 3]

@@ -14,12 +14,15 @@ from absl import flags
 
 from detr_jax import cli, drawing
 from detr_jax.datasets import shapes
-from detr_jax.datasets.folders import SplitFolder, find_splits, refuse_different_categories
+from detr_jax.datasets.defects import EXAMPLES, Defect, DefectiveData, printable
+from detr_jax.datasets.examination import Sightings
+from detr_jax.datasets.folders import SplitFolder, find_splits, merge_classes
 from detr_jax.datasets.inspection import Inspection, count_objects, inspect_folder, inspect_split
 from detr_jax.datasets.prepare import Summary, prepare_dataset
-from detr_jax.datasets.split import open_split, split_names
+from detr_jax.datasets.split import find_damage, open_split, split_names
 from detr_jax.errors import UserError
 from detr_jax.images import decode
+from detr_jax.structures import Categories
 
 FLAGS = flags.FLAGS
 SPLITS = ("train", "val", "test")
@@ -35,6 +38,9 @@ def define_flags() -> None:
         flags.DEFINE_string(f"{split}_annotations", None, f"COCO instances JSON of the {split} images.")
     flags.DEFINE_bool("overwrite", False, "prepare: replace a dataset of the same name.")
     flags.DEFINE_bool("skip_missing", False, "prepare: leave out images that are listed but not on disk.")
+    flags.DEFINE_bool("skip_broken", False, "prepare: leave out images that cannot be decoded or have another size.")
+    flags.DEFINE_bool("allow_outside", False, "prepare, check: take images outside of the image folders, too.")
+    flags.DEFINE_bool("quick", False, "prepare, check: look at the header of each image only; decode none.")
     flags.DEFINE_string("split", None, "check, show, stats: which split, such as train or val[:100].")
     flags.DEFINE_integer("n", 16, "show: number of images, spread evenly over the split.")
     flags.DEFINE_string("output", "grid.png", "show: the picture to write.")
@@ -43,26 +49,47 @@ def define_flags() -> None:
 
 
 def prepare() -> None:
-    """Images and COCO annotations -> DATA_DIR/NAME, and a line for each split."""
-    summaries = prepare_dataset(
-        _split_folders(), FLAGS.data_dir, _dataset_name(), overwrite=FLAGS.overwrite, skip_missing=FLAGS.skip_missing
-    )
+    """Images and COCO annotations -> DATA_DIR/NAME, a line for each split, and what is odd about it."""
+    try:
+        summaries = prepare_dataset(
+            _split_folders(),
+            FLAGS.data_dir,
+            _dataset_name(),
+            overwrite=FLAGS.overwrite,
+            skip_missing=FLAGS.skip_missing,
+            skip_broken=FLAGS.skip_broken,
+            quick=FLAGS.quick,
+        )
+    except DefectiveData as error:
+        for name, found in error.defects.items():
+            _print_defects(name, found)
+        raise
     for name, summary in summaries.items():
         _print_summary(name, summary)
 
 
 def check() -> int:
     """Decodes every image, names every defect and counts the classes; 1 if training would stop on a defect."""
+    damages, found, sightings = [], {}, Sightings()
     if FLAGS.name:
-        names = [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, FLAGS.name)
-        found = {name: inspect_split(open_split(FLAGS.data_dir, FLAGS.name, name)) for name in names}
+        damages = find_damage(FLAGS.data_dir, FLAGS.name)
+        for damage in damages:
+            print(f"{FLAGS.name}: {damage}")
+        for name in [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, FLAGS.name):
+            try:
+                split = open_split(FLAGS.data_dir, FLAGS.name, name, verify=not damages)
+                found[name] = inspect_split(split, FLAGS.quick)
+            except UserError as error:
+                damages.append(f"{name}: {error}")
+                print(damages[-1])
     else:
-        found = {name: inspect_folder(folder) for name, folder in _split_folders().items()}
+        for name, folder in _split_folders().items():
+            found[name] = inspect_folder(folder, name, sightings, FLAGS.quick)
     for name, inspection in found.items():
         _print_inspection(name, inspection)
-    stopping = sum(defect.stops for inspection in found.values() for defect in inspection.defects)
+    stopping = sum(d.count for inspection in found.values() for d in inspection.defects if d.stops) + len(damages)
     try:
-        refuse_different_categories({name: inspection.categories for name, inspection in found.items()})
+        merge_classes({name: inspection.categories for name, inspection in found.items()} or {"": Categories((), ())})
     except UserError as error:
         print(error)
         stopping += 1
@@ -98,7 +125,7 @@ def stats() -> None:
         print(f"  {'id':>6} {'class':<24} {'boxes':>9} {'images':>9} {'small':>9} {'medium':>9} {'large':>9}")
         for label, (category_id, title) in enumerate(zip(*split.categories, strict=True)):
             numbers = (counts.boxes[label].sum(), counts.images[label], *counts.boxes[label])
-            print(f"  {category_id:>6} {title:<24} " + " ".join(f"{number:>9,}" for number in numbers))
+            print(f"  {category_id:>6} {printable(title):<24} " + " ".join(f"{number:>9,}" for number in numbers))
 
 
 def draw_shapes() -> None:
@@ -140,20 +167,25 @@ def _split_folders() -> dict[str, SplitFolder]:
             "pass either --root=FOLDER or explicit paths (--train_images, --train_annotations, --val_images, "
             f"--val_annotations){', not both' if explicit else ''}"
         )
-    return explicit or find_splits(FLAGS.root)
+    folders = explicit or find_splits(FLAGS.root)
+    return {name: folder._replace(allow_outside=FLAGS.allow_outside) for name, folder in folders.items()}
 
 
 def _print_summary(name: str, summary: Summary) -> None:
-    degenerate = summary.degenerate
     print(
         f"{name}: {summary.images:,} images ({summary.empty:,} empty), {summary.missing:,} missing, "
-        f"{summary.targets:,} boxes, {summary.crowd:,} crowds, {len(degenerate):,} degenerate boxes dropped, "
+        f"{summary.targets:,} boxes, {summary.crowd:,} crowds, {summary.degenerate:,} degenerate boxes dropped, "
         f"{summary.classes:,} classes"
     )
-    for where in degenerate[:10]:
-        print(f"  degenerate: {where}")
-    if len(degenerate) > 10:
-        print(f"  ... and {len(degenerate) - 10:,} more: python -m detr_jax.dataset check lists them")
+    _print_defects(name, summary.defects)
+    for note in summary.notes:
+        print(f"{name}: note: {note}")
+
+
+def _print_defects(name: str, defects: list[Defect]) -> None:
+    """A line for each kind, with some examples."""
+    for defect in defects:
+        print(f"{name}: {'STOPS' if defect.stops else 'warning'}: {defect}")
 
 
 def _print_inspection(name: str, inspection: Inspection) -> None:
@@ -161,13 +193,20 @@ def _print_inspection(name: str, inspection: Inspection) -> None:
     categories, defects = inspection.categories, inspection.defects
     boxes, classes = int(inspection.boxes.sum()), len(categories.ids)
     print(f"{name}: checked {inspection.images:,} images, {boxes:,} boxes, {classes:,} classes")
+    _print_defects(name, defects)
     for defect in defects:
-        print(f"  {defect.kind}: {defect.where}")
+        if defect.count > EXAMPLES:
+            for where in defect.where:
+                print(f"  {defect.kind}: {where}")
+        if defect.count > len(defect.where):
+            print(f"  {defect.kind}: ... and {defect.count - len(defect.where):,} more")
     print(f"  {'id':>6} {'class':<24} {'boxes':>9}")
     for category_id, title, count in zip(*categories, inspection.boxes.tolist(), strict=True):
-        print(f"  {category_id:>6} {title:<24} {count:>9,}")
-    plural = "" if len(defects) == 1 else "s"
-    print(f"{name}: {len(defects):,} defect{plural}, {sum(defect.stops for defect in defects):,} that stop training")
+        print(f"  {category_id:>6} {printable(title):<24} {count:>9,}")
+    for note in inspection.notes:
+        print(f"{name}: note: {note}")
+    total, stopping = (sum(d.count for d in defects if d.stops or every) for every in (True, False))
+    print(f"{name}: {total:,} defect{'' if total == 1 else 's'}, {stopping:,} that stop training")
 
 
 def main(argv: list[str]) -> int | None:

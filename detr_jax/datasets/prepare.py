@@ -1,17 +1,20 @@
-"""Images with COCO annotations -> a tfds dataset in array_record, written in a stream.
+"""Images with COCO annotations -> a tfds dataset in array_record, written in a stream and checked on the way.
 
 The writer of tfds needs TensorFlow beyond 1 GB and keeps 1 GB in memory; here each record goes straight to its shard.
 DATA_DIR/NAME/1.0.0 holds, besides the files of tfds:
 
     categories.json           the classes: [{"id": 3, "name": "cat"}, ...]
-    annotations_{split}.json  the original file, byte for byte: the ground truth of evaluation
+    annotations_{split}.json  the annotation file in the one form of ``normalise``: the ground truth of evaluation;
+                              what had that form already is the original letter for letter
     index_{split}.npz         one row an image, see ``index.Index``
+    checksums.json            see ``checksums``
 """
 
 import contextlib
 import errno
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,49 +22,41 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from detr_jax.datasets import coco_stream
-from detr_jax.datasets.folders import (
-    CocoFolder,
-    SplitFolder,
-    open_folder,
-    refuse_defects,
-    refuse_different_categories,
-)
+from detr_jax.datasets.checksums import write_checksums
+from detr_jax.datasets.defects import Defect, refuse_defects
+from detr_jax.datasets.examination import Examination, Sightings, describe_rare_classes, look_at_folder
+from detr_jax.datasets.folders import CocoFolder, SplitFolder, find_unlisted, merge_classes, open_folder
 from detr_jax.datasets.index import Index, save_index
+from detr_jax.datasets.shards import ShardWriter, make_record, make_schema
 from detr_jax.errors import UserError
-from detr_jax.images import image_size
+from detr_jax.structures import Categories
 
 VERSION = "1.0.0"
 SHARD_BYTES = 256 << 20
-# One record a group, for random access. No compression: it gains nothing on JPEG and takes two thirds of the time.
-WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Summary(NamedTuple):
-    """What was written of one split."""
+    """What was written of one split, and what is odd about it."""
 
     images: int
-    missing: int  # listed but not on disk; left out
+    missing: int  # listed but not on disk, or not usable; left out
     empty: int  # without any annotation; kept
     targets: int  # boxes that are trained on
     crowd: int  # boxes that are kept for evaluation only
-    degenerate: list[str]  # boxes without area inside the image, each with its id; not trained on
+    degenerate: int  # boxes without area inside the image; not trained on
     classes: int
+    defects: list[Defect]  # that do not stop
+    notes: list[str]
 
 
-def make_schema() -> tfds.features.FeaturesDict:
-    """The features of a record. Annotations stay JSON text: tfds would round numbers to float32."""
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(),
-            "image/filename": tfds.features.Text(),
-            "image/id": tfds.features.Scalar(np.int64),
-            "annotations": tfds.features.Text(),
-        }
-    )
+class Provenance(NamedTuple):
+    """Where a dataset comes from; kept with it."""
+
+    description: str
+    command: str  # makes it again
 
 
 def prepare_dataset(
@@ -71,7 +66,9 @@ def prepare_dataset(
     *,
     overwrite: bool = False,
     skip_missing: bool = False,
-    description: str = "Images with COCO annotations, prepared by detr_jax.",
+    skip_broken: bool = False,
+    quick: bool = False,
+    provenance: Provenance | None = None,
 ) -> dict[str, Summary]:
     """Writes DATA_DIR/NAME/1.0.0, all of it or nothing.
 
@@ -81,116 +78,131 @@ def prepare_dataset(
       name: of the dataset: lower case letters, digits and underscores.
       overwrite: replace a dataset of this name.
       skip_missing: leave out images that are listed but not on disk, instead of refusing.
-      description: kept in ``dataset_info.json``.
+      skip_broken: leave out images that cannot be decoded or have another size than is stated, instead of refusing.
+      quick: look at the header of each image only; what is broken behind it is not found.
+      provenance: by default this command.
 
     Returns:
       What was written of each split.
 
-    Raises UserError when a folder is missing or wrong, when the target exists, or when the disk is full. Then nothing
-    is left behind.
+    Raises UserError when a folder is missing or wrong, when the target exists, or when the disk is full, and
+    DefectiveData, which has everything that was found, when training would stop on it. Then nothing is left behind.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise UserError(f"--name={name} is no name for a dataset: use lower case letters, digits and _, like my_cells")
     target = Path(data_dir).expanduser() / name / VERSION
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists already: pass --overwrite to replace it, or another --name")
-    opened = {split: _open_or_refuse(folder, skip_missing) for split, folder in folders.items()}
-    refuse_different_categories({split: folder.file.categories for split, folder in opened.items()})
-
+    opened = {split: open_folder(folder) for split, folder in folders.items()}
+    files = {split: folder.annotations for split, folder in folders.items()}
+    found = {split: _file_defects(folder, skip_missing) for split, folder in opened.items()}
+    for split, folder in opened.items():
+        if not folder.paths:  # whatever may be left out: nothing would be left
+            refuse_defects({split: folder.missing}, files, "give the folder that holds these images")
+    refuse_defects(found, files)
+    categories = merge_classes({split: folder.file.categories for split, folder in opened.items()})
+    if provenance is None:
+        provenance = Provenance("Images with COCO annotations, prepared by detr_jax.", _command(folders, target, name))
     with _replacing_folder(target) as partial:
-        split_infos, summaries = [], {}
+        looked = {}
+        sightings = Sightings()
+        writer = _SplitWriter(partial, name, categories, quick)
         for split, folder in opened.items():
-            split_info, summaries[split] = _write_split(folder, partial, name, split)
-            split_infos.append(split_info)
-        rows = next(iter(opened.values())).file.categories.to_rows()
-        (partial / "categories.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-        tfds.folder_dataset.write_metadata(
-            data_dir=partial,
-            features=make_schema(),
-            split_infos=split_infos,
-            version=VERSION,
-            description=description,
-            check_data=False,  # it would read through TensorFlow
-        )
+            looked[split] = Examination(split, folder, sightings, broken_stops=not skip_broken)
+            writer.write(split, folder, looked[split])
+        found = {split: found[split] + looked[split].defects() for split in opened}
+        refuse_defects(found, files)
+        writer.finish(provenance)
+    notes = find_unlisted(opened)
+    summaries = {}
+    for split, summary in writer.summaries.items():
+        summaries[split] = summary._replace(defects=found[split], notes=summary.notes + notes)
+        notes = []  # said once
     return summaries
 
 
-def _open_or_refuse(folder: SplitFolder, skip_missing: bool) -> CocoFolder:
-    """The folder, read. Raises UserError when training would stop on something in it."""
-    opened, path = open_folder(folder), folder.annotations
-    refuse_defects(path, opened.defects, "correct the file (python -m detr_jax.dataset check names every one)")
-    if not opened.paths:
-        refuse_defects(path, opened.missing, "give the folder that holds these images")
-    if not skip_missing:
-        refuse_defects(path, opened.missing, "add them, or pass --skip_missing to leave them out")
-    return opened
+def _file_defects(folder: CocoFolder, skip_missing: bool) -> list[Defect]:
+    """What was found before any image is opened. Images that may be left out do not stop."""
+    return folder.defects + [defect._replace(stops=not skip_missing) for defect in folder.missing]
 
 
-def _write_split(folder: CocoFolder, target: Path, name: str, split: str) -> tuple[tfds.core.SplitInfo, Summary]:
-    """Writes all files of one split, images in ascending id."""
-    file, paths = folder.file, folder.paths
-    count = len(paths)
-    shards = min(count, max(1, round(sum(path.stat().st_size for path in paths) / SHARD_BYTES)))
-    lengths = [len(part) for part in np.array_split(np.arange(count), shards)]
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=target, dataset_name=name, split=split, filetype_suffix="array_record"
-    )
-    shard_paths = [template.sharded_filepath(shard_index=i, num_shards=shards) for i in range(shards)]
-
-    schema = make_schema()
-    sizes = np.zeros((count, 2), np.int64)
-    progress = tqdm(
-        file.annotation_texts(), f"{name}/{split}", count, unit=" images", disable=None
-    )  # None: on a terminal only
-    texts = iter(progress)
-    for path, length in zip(shard_paths, lengths, strict=True):
-        with contextlib.closing(ArrayRecordWriter(str(path), WRITER_OPTIONS)) as writer:
-            for _ in range(length):
-                row, text = next(texts)
-                image = paths[row].read_bytes()
-                sizes[row] = _annotated_size(image, folder, row)
-                example = {
-                    "image": image,
-                    "image/filename": file.file_names[row],
-                    "image/id": file.image_ids[row],
-                    "annotations": text,
-                }
-                writer.write(schema.serialize_example(schema.encode_example(example)))
-    progress.close()
-
-    tally = coco_stream.tally(file, sizes)
-    rows = np.argsort(file.image_ids)
-    save_index(
-        target / f"index_{split}.npz",
-        Index(file.image_ids[rows], sizes[rows].astype(np.int32), tally.targets_of_image[rows], np.arange(count)),
-    )
-    shutil.copyfile(file.path, target / f"annotations_{split}.json")
-    num_bytes = sum(path.stat().st_size for path in map(Path, shard_paths))
-    summary = Summary(
-        images=count,
-        missing=len(folder.missing),
-        empty=int((tally.annotations_of_image == 0).sum()),
-        targets=int(tally.is_target.sum()),
-        crowd=int(file.is_crowd.sum()),
-        degenerate=[coco_stream.describe_annotation(file, row) for row in np.flatnonzero(tally.is_degenerate).tolist()],
-        classes=len(file.categories.ids),
-    )
-    return tfds.core.SplitInfo(split, lengths, num_bytes, filename_template=template), summary
+def _command(folders: dict[str, SplitFolder], target: Path, name: str) -> str:
+    """The command that writes this dataset again."""
+    words = ["python", "-m", "detr_jax.dataset", "prepare", f"--name={name}", f"--data_dir={target.parents[1]}"]
+    for split, folder in folders.items():
+        words += [f"--{split}_images={folder.images}", f"--{split}_annotations={folder.annotations}"]
+    return shlex.join([*words, "--overwrite"])
 
 
-def _annotated_size(image: bytes, folder: CocoFolder, row: int) -> tuple[int, int]:
-    """(height, width) that the boxes of an image refer to.
+class _SplitWriter:
+    """Writes the splits of one dataset into a folder."""
 
-    That is what the annotations say; the file must have it, upright or as stored. Without it: the upright size.
-    """
-    stated = tuple(folder.file.sizes[row].tolist())
-    try:
-        return image_size(image, stated if any(stated) else None)
-    except ValueError as error:
-        raise UserError(
-            f"{folder.paths[row]} (image {folder.file.image_ids[row]}): {error}: replace the file, or take it out of "
-            f"{folder.file.path}"
-        ) from error
+    def __init__(self, folder: Path, name: str, categories: Categories, quick: bool):
+        self.summaries: dict[str, Summary] = {}
+        self._folder, self._name, self._categories, self._quick = folder, name, categories, quick
+        self._infos: list[tfds.core.SplitInfo] = []
+        self._digests: dict[str, str] = {}
+
+    def write(self, split: str, folder: CocoFolder, examination: Examination) -> None:
+        """Writes all files of one split, images in ascending id, and shows each image to ``examination``."""
+        self._write_records(split, folder, examination)
+        usable = examination.is_usable
+        file, sizes = folder.file.select_images(usable), examination.sizes[usable]
+        if not folder.is_sound:  # it will be refused
+            return
+        tally = coco_stream.tally(file, sizes)
+        rows = np.argsort(file.image_ids)
+        count = len(rows)
+        index = Index(
+            file.image_ids[rows], sizes[rows].astype(np.int32), tally.targets_of_image[rows], np.arange(count)
+        )
+        save_index(self._folder / f"index_{split}.npz", index)
+        sizes_by_id = dict(zip(file.image_ids.tolist(), map(tuple, sizes.tolist()), strict=True))
+        coco_stream.copy_normalised(folder.file, sizes_by_id, self._folder / f"annotations_{split}.json")
+        labels = np.searchsorted(self._categories.ids, file.category_id_of[tally.is_target])
+        boxes = np.bincount(labels, minlength=len(self._categories.ids))
+        self.summaries[split] = Summary(
+            images=count,
+            missing=sum(defect.count for defect in folder.missing) + int((~usable).sum()),
+            empty=int((tally.annotations_of_image == 0).sum()),
+            targets=int(tally.is_target.sum()),
+            crowd=int(file.is_crowd.sum()),
+            degenerate=int(tally.is_degenerate.sum()),
+            classes=len(self._categories.ids),
+            defects=[],
+            notes=describe_rare_classes(self._categories.names, boxes),
+        )
+
+    def _write_records(self, split: str, folder: CocoFolder, examination: Examination) -> None:
+        total = sum(path.stat().st_size for path in folder.paths)
+        shards = min(len(folder.paths), max(1, round(total / SHARD_BYTES)))
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=self._folder, dataset_name=self._name, split=split, filetype_suffix="array_record"
+        )
+        file, title = folder.file, f"{self._name}/{split}"
+        looks = look_at_folder(folder, self._quick)
+        pairs = zip(looks, file.annotation_texts(), strict=True)
+        with ShardWriter(template, shards, total) as writer:
+            for seen, (row, text) in tqdm(pairs, title, len(folder.paths), unit=" images", disable=None):
+                examination.add(seen)  # None above: a progress bar on a terminal only
+                if not seen.error:
+                    writer.write(make_record(seen.file, file.file_names[row], int(file.image_ids[row]), text))
+        self._digests |= writer.digests
+        self._infos.append(tfds.core.SplitInfo(split, writer.lengths, writer.num_bytes, filename_template=template))
+
+    def finish(self, provenance: Provenance) -> None:
+        """Writes what the splits share."""
+        text = json.dumps(self._categories.to_rows(), indent=1, ensure_ascii=False)
+        (self._folder / "categories.json").write_text(text, encoding="utf-8")
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._folder,
+            features=make_schema(),
+            split_infos=self._infos,
+            version=VERSION,
+            description=provenance.description,
+            check_data=False,  # it would read through TensorFlow
+        )
+        write_checksums(self._folder, provenance.command, self._digests)
 
 
 @contextlib.contextmanager

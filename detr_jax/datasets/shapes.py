@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from pycocotools import mask as rle
 
 from detr_jax.datasets.folders import find_splits
-from detr_jax.datasets.prepare import VERSION, prepare_dataset
+from detr_jax.datasets.prepare import VERSION, Provenance, prepare_dataset
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
@@ -184,7 +184,7 @@ def write(root: str | Path, settings: Settings = DEFAULT) -> None:
             annotations += _annotations(scene, index + 1, first_id=len(annotations) + 1)
         categories = CATEGORIES.to_rows()[: settings.classes]
         text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
-        (root / f"annotations/instances_{split}2017.json").write_text(text)
+        (root / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
 
 
 def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
@@ -224,7 +224,7 @@ def prepare(data_dir: str | Path, name: str = "shapes", settings: Settings = DEF
     description = f"Synthetic shapes: {settings_text}."
     version = Path(data_dir).expanduser() / name / VERSION
     if version.exists():
-        found = json.loads((version / "dataset_info.json").read_text())["description"]
+        found = json.loads((version / "dataset_info.json").read_text(encoding="utf-8"))["description"]
         if found != description:
             raise UserError(
                 f"{version} holds something else ({found}) than {settings_text}: choose another name for it"
@@ -232,4 +232,9 @@ def prepare(data_dir: str | Path, name: str = "shapes", settings: Settings = DEF
         return
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "coco", settings)
-        prepare_dataset(find_splits(Path(folder) / "coco"), data_dir, name, description=description)
+        settings_flags = " ".join(f"--{key}={value}" for key, value in settings._asdict().items())
+        again = (
+            f"rm -r {version} && python -m detr_jax.dataset shapes --name={name} --data_dir={data_dir} {settings_flags}"
+        )
+        splits = find_splits(Path(folder) / "coco")
+        prepare_dataset(splits, data_dir, name, quick=True, provenance=Provenance(description, again))

@@ -12,8 +12,10 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32
 
 from detr_jax.datasets import coco, tfds_coco
+from detr_jax.datasets.checksums import read_checksums
 from detr_jax.datasets.index import load_index
 from detr_jax.errors import UserError
+from detr_jax.image_headers import one_line
 from detr_jax.structures import Categories
 
 
@@ -40,22 +42,29 @@ class Split:
       target_counts: int32 [M], how many boxes of each image are trained on.
     """
 
-    def __init__(self, data_dir: str, dataset: str, name: str):
-        self._address = data_dir, dataset, name
+    def __init__(self, data_dir: str, dataset: str, name: str, verify: bool = True):
+        self._address = data_dir, dataset, name, verify
         self.name = name
         base, rows = _parse_split(name)
         folder = _find_folder(data_dir, dataset)
-        builder = tfds.builder_from_directory(folder)
+        builder = _open_builder(folder, data_dir, dataset)
         base = _choose_split(base, list(builder.info.splits), f"{dataset} in {data_dir}")
-        self._records = builder.as_data_source(base, decoders={"image": tfds.decode.SkipDecoding()})
+        info = builder.info.splits[base]
+        self._shards, self._shard_ends = [path.name for path in info.filepaths], np.cumsum(info.shard_lengths)
 
-        self._id_of_label = None  # of tfds' own coco/2017 only
+        self._id_of_label, self._checksums = None, None  # the one of tfds' own coco/2017 only, the other of ours
         sidecars = folder
         if "objects" in builder.info.features:
             self._id_of_label = tfds_coco.map_labels_to_ids(builder.info.features)
             sidecars = _sidecar_folder(folder)
             if not (sidecars / f"index_{base}.npz").exists():
                 tfds_coco.write_sidecars(builder, base, sidecars)
+        else:
+            self._checksums = read_checksums(folder, _prepare_command(data_dir, dataset))
+            if verify:
+                self._checksums.verify_split(base, self._shards)
+        self._records = builder.as_data_source(base, decoders={"image": tfds.decode.SkipDecoding()})
+        self._where = f"split {base} of the dataset {dataset}"
         self._annotations_path = sidecars / f"annotations_{base}.json"
         rows_of_table = json.loads((sidecars / "categories.json").read_text(encoding="utf-8"))
         self.categories = Categories.from_rows(rows_of_table)
@@ -71,7 +80,8 @@ class Split:
         return len(self.image_ids)
 
     def __getitem__(self, row: SupportsIndex) -> Record:
-        example = self._records[int(self._positions[row])]
+        """Raises UserError when the record is damaged, or another image's."""
+        example = self._read_example(row)
         height, width = self.sizes[row].tolist()
         if self._id_of_label:
             annotations = tfds_coco.make_annotations(example, (height, width), self._id_of_label)
@@ -82,31 +92,91 @@ class Split:
         name = example["image/filename"].decode()
         return Record(example["image"], int(example["image/id"]), name, boxes, labels)
 
+    def _read_example(self, row: SupportsIndex) -> dict:
+        position, image_id = int(self._positions[row]), int(self.image_ids[row])
+        try:
+            example = self._records[position]
+            found = int(example["image/id"])
+        except Exception as error:  # of array_record and of parsing, of many kinds
+            raise self._complain(f"the record of image {image_id} is damaged ({one_line(error)})", position) from error
+        if found != image_id:
+            raise self._complain(f"the record of image {image_id} is that of image {found}", position)
+        return example
+
+    def _complain(self, what: str, position: int) -> UserError:
+        shard = self._shards[min(int(np.searchsorted(self._shard_ends, position, side="right")), len(self._shards) - 1)]
+        sentence = f"{what} in {shard} of {self._where}"
+        if self._checksums is not None:
+            return self._checksums.complain(sentence)
+        return UserError(f"{sentence}: prepare it again with tfds")
+
     def ground_truth(self) -> dict:
-        """The COCO annotations of these images as the original file has them, crowds included.
+        """The COCO annotations of these images, crowds included, in the one form of ``normalise``.
 
         For ``coco/2017`` see ``tfds_coco``: its areas have no fraction.
         """
         sizes = dict(zip(self.image_ids.tolist(), map(tuple, self.sizes.tolist()), strict=True))
-        return coco.select_images(coco.read_annotations(self._annotations_path), sizes)
+        if self._checksums is not None:
+            self._checksums.verify([self._annotations_path.name])
+        truth = coco.select_images(coco.read_annotations(self._annotations_path), sizes)
+        listed = {row["id"] for row in truth["categories"]}
+        others = [row for row in self.categories.to_rows() if row["id"] not in listed]  # that other splits list
+        return truth | {"categories": truth["categories"] + others}
 
 
-def open_split(data_dir: str | os.PathLike, name: str, split: str) -> Split:
+def open_split(data_dir: str | os.PathLike, name: str, split: str, verify: bool = True) -> Split:
     """Opens a split of DATA_DIR/NAME, which ``dataset prepare`` or tfds (``coco/2017``) wrote.
 
     Args:
       data_dir: the folder of all prepared datasets.
       name: of the dataset.
       split: "train", "val", ...; "val" and "validation" are the same; "train[:8]" is its first 8 images by id.
+      verify: compare its files with their checksums, as ``checksums`` says.
 
-    Raises UserError when there is no such dataset or split; the message lists those that exist.
+    Raises UserError when there is no such dataset or split, where the message lists those that exist, and when a file
+    is damaged.
     """
-    return Split(os.fspath(data_dir), name, split)
+    return Split(os.fspath(data_dir), name, split, verify)
 
 
 def split_names(data_dir: str | os.PathLike, name: str) -> list[str]:
     """The splits of a prepared dataset. Raises UserError when there is no such dataset."""
     return list(tfds.builder_from_directory(_find_folder(os.fspath(data_dir), name)).info.splits)
+
+
+def find_damage(data_dir: str | os.PathLike, name: str) -> list[str]:
+    """What is wrong with the files of a dataset that ``dataset prepare`` wrote, all of them compared completely.
+
+    Raises UserError when there is no such dataset, or when its list of checksums is damaged.
+    """
+    folder = _find_folder(os.fspath(data_dir), name)
+    if "objects" in _read_features(folder):
+        return []  # of tfds' own coco/2017
+    checksums = read_checksums(folder, _prepare_command(os.fspath(data_dir), name))
+    damages = [checksums.find_damage(file) for file in checksums.files]
+    return [f"{damage}: make the dataset again with {checksums.command}" for damage in damages if damage]
+
+
+def _read_features(folder: Path) -> str:
+    try:
+        return (folder / "features.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _open_builder(folder: Path, data_dir: str, dataset: str) -> tfds.core.DatasetBuilder:
+    """What tfds makes of the folder. Raises UserError when it is damaged."""
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # JSON and protobuf errors of many kinds
+        raise UserError(
+            f"the description of {folder} is damaged ({one_line(error)}): make the dataset again with "
+            f"{_prepare_command(data_dir, dataset)} --overwrite"
+        ) from error
+
+
+def _prepare_command(data_dir: str, dataset: str) -> str:
+    return f"python -m detr_jax.dataset prepare --name={dataset} --data_dir={data_dir} --root=FOLDER"
 
 
 def _parse_split(name: str) -> tuple[str, slice]:
@@ -126,7 +196,7 @@ def _find_folder(data_dir: str, dataset: str) -> Path:
         existing = ", ".join(sorted({str(path.parent.relative_to(root)) for path in _list_versions(root, "**")}))
         raise UserError(
             f"no prepared dataset {dataset!r} in {root} (there is {existing or 'none'}): make it with "
-            f"python -m detr_jax.dataset prepare --name={dataset} --data_dir={root} --root=FOLDER"
+            f"{_prepare_command(str(root), dataset)}"
         )
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
 

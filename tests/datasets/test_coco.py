@@ -44,6 +44,9 @@ def test_part_of_a_file_keeps_rows_as_they_are_and_fills_in_sizes():
     part = coco.select_images(bare, {1: (4, 5)})
     assert part["images"] == [{"id": 1, "file_name": "a", "height": 4, "width": 5}]
     assert part["annotations"] == bare["annotations"][:1]
+    assert coco.select_images(bare | {"images": [{"id": 1, "height": 9, "width": 9}]}, {1: (4, 5)})["images"] == [
+        {"id": 1, "height": 4, "width": 5}
+    ]
     assert len(bare["images"]) == 2
 
 
@@ -74,7 +77,7 @@ UNREADABLE = {
     "LabelMe": ({"version": "5", "shapes": [], "imagePath": "a.jpg"}, "LabelMe"),
     "something else": ({"name": "x", "files": []}, "holds name, files but no images"),
     "no categories": (without("categories"), "no categories"),
-    "no annotations": (GROUND_TRUTH | {"annotations": []}, "lists no annotations"),
+    "no classes": (GROUND_TRUTH | {"categories": []}, "lists no categories"),
     "no images": (GROUND_TRUTH | {"images": []}, "lists no images"),
 }
 

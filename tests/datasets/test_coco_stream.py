@@ -1,6 +1,7 @@
 """Annotation files as columns: the text of every annotation, the targets of every image, every defect."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,10 +50,10 @@ def with_annotation(**changes):
 
 
 MALFORMED = {
-    "no bbox": (with_annotation(bbox=None), "'bbox' is missing in the annotations entry"),
-    "three numbers": (with_annotation(bbox=[1, 2, 3]), "bbox is not four numbers"),
-    "text as id": (with_annotation(image_id="a"), "wrong type"),
-    "category id twice": (GROUND_TRUTH | {"categories": [{"id": 3, "name": "a"}] * 2}, "category id 3 is used twice"),
+    "no bbox": (with_annotation(bbox=None), "bbox is missing: it must be four numbers"),
+    "three numbers": (with_annotation(bbox=[1, 2, 3]), r"bbox is \[1, 2, 3\]: it must be four numbers"),
+    "text as id": (with_annotation(image_id="a"), "image_id is 'a': ids of images and categories must be integers"),
+    "NaN": (with_annotation(bbox=[0, 0, float("nan"), 2]), r"bbox is \[0, 0, NaN, 2\]: it must be four finite numbers"),
 }
 
 
@@ -60,8 +61,18 @@ MALFORMED = {
 def test_malformed_entries_are_named(tmp_path, content, sentence):
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=sentence):
-        coco_stream.scan(path)
+    (defect,) = coco_stream.find_defects(coco_stream.scan(path))
+    assert re.fullmatch(rf"annotations number 1 \(id 1\): {sentence}.*", defect.where[0]) and defect.stops
+    with pytest.raises(UserError, match=rf"instances.json: .*annotations number 1 \(id 1\): {sentence}"):
+        coco.read_annotations(path)
+
+
+@pytest.mark.parametrize("reader", [coco_stream.scan, coco.read_annotations])
+def test_a_category_id_is_used_once(tmp_path, reader):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(GROUND_TRUTH | {"categories": [{"id": 3, "name": "a"}] * 2}))
+    with pytest.raises(UserError, match="category id 3 is used twice"):
+        reader(path)
 
 
 def test_missing_file(tmp_path):
@@ -72,7 +83,6 @@ def test_missing_file(tmp_path):
 DEFECTS = {
     "image not listed": (with_annotation(image_id=99), "image that is not listed", "annotation 1 of image 99"),
     "category not listed": (with_annotation(category_id=99), "category that is not listed", "has category 99"),
-    "NaN": (with_annotation(bbox=[0, 0, float("nan"), 2]), "not finite", "annotation 1 of image 30"),
     "negative": (with_annotation(bbox=[9, 9, -2, 2]), "negative width or height", "annotation 1 of image 30"),
     "no own id": (with_annotation(id=None, category_id=99), "category", "annotation number 1 of image 30"),
     "annotation id twice": (
@@ -93,4 +103,5 @@ def test_defects_are_named_by_their_id(tmp_path, content, kind, where):
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content))
     (defect,) = coco_stream.find_defects(coco_stream.scan(path))
-    assert kind in defect.kind and where in defect.where and defect.stops
+    assert kind in defect.kind and where in defect.where[0] and defect.count == len(defect.where) == 1
+    assert defect.stops == (kind != "annotation id used twice")  # these only name annotations in messages

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detr_jax.datasets import shapes
-from detr_jax.datasets.coco_stream import Defect
+from detr_jax.datasets.defects import Defect
 from detr_jax.datasets.folders import SplitFolder, find_splits
 from detr_jax.datasets.inspection import count_objects, inspect_folder, inspect_split
 from detr_jax.datasets.prepare import prepare_dataset
@@ -19,8 +19,10 @@ def test_a_folder_and_its_prepared_split_have_the_same_boxes(tmp_path):
     found = inspect_folder(folder)
     assert found.images == 3 and found.categories.ids == (3, 12)
     assert found.boxes.tolist() == [1, 1]  # one of class 3 is a crowd, one lies outside of its image
-    degenerate = Defect("box without area in the image, not trained on", "annotation 6 of image 30", stops=False)
-    assert found.defects == [degenerate]
+    copied, degenerate = found.defects  # c.jpg and ü.jpg are the same picture
+    assert copied.kind == "the same picture under two names" and not copied.stops
+    where = ("annotation 6 of image 30",)
+    assert degenerate == Defect("box without area in the image, not trained on", 1, where, stops=False)
     prepare_dataset({"train": folder}, tmp_path, "cells")
     prepared = inspect_split(open_split(tmp_path, "cells", "train"))
     assert (prepared.images, prepared.categories, prepared.defects) == (3, found.categories, [])
@@ -33,8 +35,8 @@ def test_every_kind_of_defect_is_named(tmp_path):
     found = inspect_folder(folder)
     assert found.images == 3 and found.boxes.tolist() == [1, 0]  # those of the broken image are not counted
     missing, broken = found.defects
-    assert missing.where == "image 20: sub/ü.jpg" and missing.kind.startswith("image file not found")
-    assert broken.kind == "image that cannot be used" and "image 30 (" in broken.where and "c.jpg" in broken.where
+    assert missing.where == ("image 20: sub/ü.jpg",) and missing.kind.startswith("image file not found")
+    assert broken.kind == "image that cannot be used" and "image 30 (" in broken.where[0] and "c.jpg" in broken.where[0]
     assert missing.stops and broken.stops
 
 
@@ -42,12 +44,12 @@ def test_classes_that_are_not_listed_are_not_counted(tmp_path):
     content = ground_truth() | {"categories": [{"id": 3, "name": "circle"}]}
     found = inspect_folder(write_folder(tmp_path, content))
     assert found.boxes.tolist() == [2]  # whether a box has area is unknown while the file has such defects
-    assert [defect.where for defect in found.defects] == ["annotation 8 of image 30 has category 12"]
+    assert [d.where for d in found.defects if d.stops] == [("annotation 8 of image 30 has category 12",)]
 
 
 def test_a_split_whose_images_are_all_missing(tmp_path):
     found = inspect_folder(write_folder(tmp_path, ground_truth(), {"z.png": make_image()}))
-    assert found.images == 3 and not found.boxes.any() and len(found.defects) == 3
+    assert found.images == 3 and not found.boxes.any() and [defect.count for defect in found.defects] == [3]
 
 
 def test_statistics_are_those_of_the_file(tmp_path):

@@ -1,0 +1,138 @@
+"""Looking at every image once: whether it can be decoded, how large it is, and whether it was seen before."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from detr_jax import images
+from detr_jax.datasets import defects
+from detr_jax.datasets.box_checks import find_suspicious_boxes
+from detr_jax.datasets.defects import Culprits, Defect, shorten, shown
+from detr_jax.datasets.folders import CocoFolder
+
+THREADS = os.cpu_count() or 1
+AHEAD = 4  # images that each thread may be ahead, so that memory holds no more of them
+
+
+class Look(NamedTuple):
+    """What one image file is like."""
+
+    row: int
+    file: bytes
+    size: tuple[int, int]  # (height, width) that the boxes refer to; (0, 0) if the file cannot be used
+    error: str | None  # why it cannot be used
+    info: images.ImageInfo | None
+    digest: bytes
+
+
+def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = False) -> Look:
+    """Looks at one image file; decodes it unless ``quick``.
+
+    Args:
+      row: what the result is called.
+      stated: the (height, width) that the annotations state, if they do.
+    """
+    digest = hashlib.sha256(file).digest()[:16]
+    try:
+        info = images.probe(file)
+        size = images.image_size(file, stated) if quick else images.decode(file, stated).shape[:2]
+    except ValueError as error:
+        return Look(row, file, (0, 0), str(error), None, digest)
+    return Look(row, file, size, None, info, digest)
+
+
+def look_at_folder(folder: CocoFolder, quick: bool = False) -> Iterator[Look]:
+    """Looks at the images of a folder in ascending id, several at a time."""
+
+    def look_at(row: int) -> Look:
+        stated = tuple(folder.file.sizes[row].tolist())
+        try:
+            file = images.read_file(folder.paths[row])
+        except ValueError as error:
+            return Look(row, b"", (0, 0), str(error), None, b"")
+        return look(row, file, stated if all(stated) else None, quick)
+
+    return in_order(look_at, np.argsort(folder.file.image_ids, kind="stable").tolist())
+
+
+def in_order(function: Callable[[int], Any], rows: Iterable[int]) -> Iterator[Any]:
+    """Like ``map``, in threads, only a few rows ahead."""
+    waiting: deque = deque()
+    with ThreadPoolExecutor(THREADS) as threads:  # decoding and hashing release the interpreter lock
+        for row in rows:
+            waiting.append(threads.submit(function, row))
+            if len(waiting) >= THREADS * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class Sightings:
+    """Remembers which images of which split were seen, by their content."""
+
+    def __init__(self):
+        self._first: dict[bytes, tuple[str, str]] = {}
+
+    def find(self, digest: bytes, split: str, name: str) -> tuple[str, str] | None:
+        """The split and the name under which this content was seen first; None if it was not."""
+        first = self._first.setdefault(digest, (split, name))
+        return None if first == (split, name) else first
+
+
+class Examination:
+    """Collects what is wrong with the images and boxes of one split.
+
+    Attributes:
+      sizes: int64 [M 2], the (height, width) that the boxes refer to; (0, 0) of images that cannot be used.
+    """
+
+    def __init__(self, split: str, folder: CocoFolder, sightings: Sightings, broken_stops: bool = True):
+        self.sizes = np.zeros((len(folder.paths), 2), np.int64)
+        self._split, self._folder, self._sightings = split, folder, sightings
+        self._broken_stops, self._culprits = broken_stops, Culprits()
+
+    def add(self, seen: Look) -> None:
+        """Takes note of one image."""
+        name = f"image {self._folder.file.image_ids[seen.row]} ({shorten(self._folder.file.file_names[seen.row])})"
+        if seen.error:
+            self._culprits.add(defects.BROKEN, f"{name}: {seen.error}", self._broken_stops)
+            return
+        self.sizes[seen.row] = seen.size
+        info = seen.info
+        if info.is_ambiguous:
+            self._culprits.add(defects.UNSURE_TURN, f"{name}: orientation {info.orientation}", stops=False)
+        elif seen.size != info.upright_size:
+            self._culprits.add(defects.TURNED, f"{name}: orientation {info.orientation}", stops=False)
+        if info.frames > 1:
+            self._culprits.add(defects.FRAMES, f"{name}: {info.frames:,}", stops=False)
+        first = self._sightings.find(seen.digest, self._split, name)
+        if first:
+            kind = defects.COPIED if first[0] == self._split else defects.LEAKED
+            self._culprits.add(kind, f"{name} is {first[1]} of {first[0]}", stops=False)
+
+    @property
+    def is_usable(self) -> Bool[np.ndarray, " M"]:
+        """Which images can be used, of those that were looked at."""
+        return self.sizes.all(axis=1)
+
+    def defects(self) -> list[Defect]:
+        """Everything that was found, that of the boxes included."""
+        found = self._culprits.defects()
+        if self._folder.is_sound:  # else there may be boxes that belong to no image
+            found += find_suspicious_boxes(self._folder.file, self.sizes)
+        return found
+
+
+def describe_rare_classes(names: Iterable[str], boxes: Int[np.ndarray, " K"]) -> list[str]:
+    """A note about the classes without boxes, if there are any."""
+    without = [shown(name) for name, count in zip(names, boxes.tolist(), strict=True) if not count]
+    if not without:
+        return []
+    some = ", ".join(without[:5]) + (", ..." if len(without) > 5 else "")
+    return [f"{len(without):,} of {len(boxes):,} classes have no box here ({some})"]

@@ -21,7 +21,7 @@ from detr_jax.errors import UserError
 from detr_jax.files import replacing
 from detr_jax.inference.detector import rebuild_network
 from detr_jax.structures import Categories
-from detr_jax.weights import foreign, torch_names
+from detr_jax.weights import containers, foreign, torch_names
 from detr_jax.weights.checkpoints import Checkpoints, Stored
 from detr_jax.weights.sources import HUGGINGFACE_BACKBONE, Report, Weights, load_weights
 
@@ -47,7 +47,7 @@ def write_jax(output: Path, arrays: Arrays, model: ModelConfig, categories: Cate
 
 def write_official(output: Path, arrays: Arrays, masks: bool) -> None:
     """A file for ``model.load_state_dict(torch.load(file)["model"])`` of the original."""
-    torch = foreign.pytorch(output)
+    torch = containers.pytorch(output)
     table = torch_names.panoptic(torch_names.ORIGINAL) if masks else torch_names.ORIGINAL
     tensors = torch_names.to_there(arrays, table)
     with replacing(output) as path:

@@ -6,6 +6,7 @@ Nothing here takes more memory than the file.
 """
 
 import io
+import itertools
 import re
 import struct
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ PLUGINS = {  # opened by their own classes: ``Image.open`` would apply Pillow's 
     "TIFF": TiffImagePlugin.TiffImageFile,
     "PPM": PpmImagePlugin.PpmImageFile,
 }
+PLAIN_EFFORT = 64  # a PPM whose numbers are text takes so much longer
+MOST_BLOCKS = 3_000_000  # of a GIF, each up to 255 bytes long
 USUAL_SCANS = 20  # of a progressive JPEG; each more costs time
 STRANGERS = {  # what looks like an image but is not read: bytes at an offset
     "HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
@@ -114,9 +117,23 @@ def read_header(image: bytes) -> Header:
         return _read_webp(image)
     if kind == "TIFF":
         return _read_tiff(image)
+    _refuse_endless_header(image, kind)
     opened = open_with_pillow(image, kind)
     orientation = _png_orientation(image) if kind == "PNG" else 1
-    return Header(kind, (opened.height, opened.width), orientation, opened)
+    effort = PLAIN_EFFORT if kind == "PPM" and image[1:2] in b"123" else 1
+    return Header(kind, (opened.height, opened.width), orientation, opened, effort=effort)
+
+
+def _refuse_endless_header(image: bytes, kind: str) -> None:
+    """Pillow walks over as many parts as there are before the pixels, which takes minutes in a file made for it."""
+    if kind == "PNG":
+        most = MOST_PARTS + len(image) // 4096
+        names = (name for name, _, _ in iterate_png(image, most))
+        endless = sum(1 for _ in itertools.takewhile(lambda name: name != b"IEND", names)) == most
+    else:
+        endless = kind == "GIF" and _walk_gif(image, frames=1) is None
+    if endless:
+        raise ValueError("it is damaged: its header does not end")
 
 
 def open_with_pillow(image: bytes, kind: str) -> Image.Image:
@@ -234,10 +251,10 @@ def iterate_riff(image: bytes) -> Iterator[tuple[bytes, int, int]]:
         place += 8 + length + length % 2
 
 
-def iterate_png(image: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, place, length) of the chunks of a PNG file."""
+def iterate_png(image: bytes, most: int = MOST_PARTS) -> Iterator[tuple[bytes, int, int]]:
+    """(name, place, length) of the chunks of a PNG file, at most so many."""
     place = 8
-    for _ in range(MOST_PARTS):
+    for _ in range(most):
         if place + 8 > len(image):
             return
         length = int.from_bytes(image[place : place + 4])
@@ -293,17 +310,18 @@ def count_frames(image: bytes, header: Header) -> int:
         return 1 if place is None else max(1, int.from_bytes(image[place : place + 4]))
     if header.format == "TIFF":
         return count_pages(image)
-    return _count_gif_frames(image) if header.format == "GIF" else 1
+    return (_walk_gif(image) or MOST_PARTS) if header.format == "GIF" else 1
 
 
-def _count_gif_frames(gif: bytes) -> int:
-    """Image descriptors in a GIF; the walk ends where the file does, or what it says makes no sense."""
+def _walk_gif(gif: bytes, frames: int = MOST_PARTS) -> int | None:
+    """Counts the frames of a GIF, up to so many, or to where what it says makes no sense; None when it does not end."""
 
     def table(flags: int) -> int:
         return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
-    frames, place, last = 0, 13 + table(gif[10] if len(gif) > 10 else 0), len(gif) - 10
-    while 0 <= place < last and frames < MOST_PARTS:
+    most = frames
+    frames, place, last, parts = 0, 13 + table(gif[10] if len(gif) > 10 else 0), len(gif) - 10, 0
+    while 0 <= place < last and frames < most:
         if gif[place] == 0x2C:
             frames += 1
             place += 11 + table(gif[place + 9])  # over the descriptor, its colours and the code size
@@ -311,7 +329,11 @@ def _count_gif_frames(gif: bytes) -> int:
             place += 2
         else:
             break
-        while place < len(gif) and gif[place]:
-            place += 1 + gif[place]
-        place += 1
+        if frames == most:
+            break
+        while place < len(gif) and gif[place] and parts < MOST_BLOCKS:
+            place, parts = place + 1 + gif[place], parts + 1
+        place, parts = place + 1, parts + 1
+        if parts >= MOST_BLOCKS:
+            return None
     return max(1, frames)

@@ -6,7 +6,7 @@ and which takes a quarter of the memory.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from detr_jax.image_headers import Header, one_line, open_with_pillow
+from detr_jax.image_tags import BITS, SAMPLE_FORMAT
 
 RGB = UInt8[np.ndarray, "_ _ 3"]
-STRIP = 4_000_000  # pixels that are converted at a time, so that a large image is not held several times
+STRIP = 1_000_000  # pixels that are converted at a time, so that a large image is not held several times
 HARMLESS = re.compile("unknown JFIF|Unknown Adobe|Invalid SOS parameters|ICC", re.IGNORECASE)  # of libjpeg's warnings
 STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 JUNK = bytes(range(1, 251)) * 4  # holds no marker
@@ -121,26 +122,37 @@ def rgb_pixels(image: Image.Image) -> RGB:
         image.load()
         width, height = image.size
         convert = _choose_conversion(image)
-        rows = max(1, STRIP // width)
-        if rows >= height:
-            return convert(image)
         pixels = np.empty((height, width, 3), np.uint8)
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            pixels[top:bottom] = convert(image.crop((0, top, width, bottom)))
+        for top, part in _iterate_strips(image):
+            converted = convert(part)
+            pixels[top : top + part.height] = converted if converted.ndim == 3 else converted[:, :, None]
         return pixels
     except Exception as error:  # as in ``open_with_pillow``
         raise ValueError(f"it is truncated or damaged ({one_line(error)})") from error
 
 
-def _choose_conversion(image: Image.Image) -> Callable[[Image.Image], RGB]:
+def _iterate_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, these rows) of an image from top to bottom."""
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    if rows >= height:
+        yield 0, image
+        return
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(top + rows, height)))
+
+
+def _choose_conversion(image: Image.Image) -> Callable[[Image.Image], np.ndarray]:
+    """Makes RGB [h w 3], or grey [h w], of a strip of the image."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return lambda part: _repeat((np.asarray(part) >> 8).astype(np.uint8))
+        return lambda part: (np.asarray(part) >> 8).astype(np.uint8)
     if image.mode in ("I", "F"):
         return _make_scale(image)
     if image.mode == "RGBa":
-        return lambda part: np.array(part.convert("RGBA").convert("RGB"))
-    return lambda part: np.array(part if part.mode == "RGB" else _drop_transparency(part).convert("RGB"))
+        return lambda part: np.asarray(part.convert("RGBA").convert("RGB"))
+    if image.mode in ("RGB", "L"):
+        return np.asarray
+    return lambda part: np.asarray(_drop_transparency(part).convert("RGB"))
 
 
 def _drop_transparency(image: Image.Image) -> Image.Image:
@@ -151,32 +163,35 @@ def _drop_transparency(image: Image.Image) -> Image.Image:
     return image
 
 
-def _make_scale(image: Image.Image) -> Callable[[Image.Image], RGB]:
+def _make_scale(image: Image.Image) -> Callable[[Image.Image], np.ndarray]:
     """How 32 bit grey becomes 8 bit: by the smallest usual range that holds every value, else by its own range."""
-    unsigned = image.format == "TIFF" and image.mode == "I" and image.tag_v2.get(339, 1) in (1, (1,))
-    unsigned = unsigned and image.tag_v2.get(258) == (32,)
-    dtype = np.uint32 if unsigned else np.float32 if image.mode == "F" else np.int32
+    dtype = np.float32 if image.mode == "F" else np.uint32 if _is_unsigned(image) else np.int32
+    low, high, is_finite = np.inf, -np.inf, True
+    for _, part in _iterate_strips(image):
+        values = np.asarray(part).view(dtype)
+        if image.mode == "F" and not np.isfinite(values).all():
+            values, is_finite = values[np.isfinite(values)], False
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    factors = {1.0: 255.0, 255.0: 1.0, 65535.0: 1 / 256}  # of each usual range
+    top = next((top for top in factors if low >= 0 and high <= top and (top > 1 or image.mode == "F")), None)
+    low, factor = (0.0, factors[top]) if top else (low, 255 / max(high - low, 1e-300))
+    half = 0.5 if top in (1.0, 255.0) else 0.0  # to the nearest level; 65535 / 256 stays below 256
 
-    def values(part: Image.Image) -> np.ndarray:
-        return np.asarray(part).view(dtype)
-
-    width, height = image.size
-    rows, low, high = max(1, STRIP // width), np.inf, -np.inf
-    for top in range(0, height, rows):
-        part = values(image.crop((0, top, width, min(top + rows, height))))
-        part = part[np.isfinite(part)] if image.mode == "F" else part
-        if part.size:
-            low, high = min(low, float(part.min())), max(high, float(part.max()))
-    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    top = next((top for top in tops if low >= 0 and high <= top), None)
-    low, step = (0.0, {1.0: 255.0, 255.0: 1.0, 65535.0: 1 / 256}[top]) if top else (low, 255 / max(high - low, 1e-300))
-
-    def convert(part: Image.Image) -> RGB:
-        scaled = np.nan_to_num((values(part).astype(np.float64) - low) * step, nan=0.0, posinf=255.0, neginf=0.0)
-        return _repeat(np.clip(scaled if top in (None, 65535.0) else np.round(scaled), 0, 255).astype(np.uint8))
+    def convert(part: Image.Image) -> np.ndarray:
+        scaled = np.asarray(part).view(dtype).astype(np.float64)
+        scaled -= low
+        scaled *= factor
+        scaled += half
+        if not is_finite:
+            np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+        return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
     return convert
 
 
-def _repeat(grey: UInt8[np.ndarray, "H W"]) -> RGB:
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _is_unsigned(image: Image.Image) -> bool:
+    """Whether Pillow's signed 32 bit integers are unsigned ones in the file."""
+    if image.format != "TIFF" or image.mode != "I":
+        return False
+    return image.tag_v2.get(BITS) == (32,) and image.tag_v2.get(SAMPLE_FORMAT, (1,)) in (1, (1,))

@@ -8,10 +8,10 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MOST_PARTS = 100_000  # pages, segments or chunks that are walked over; files have a few
+MOST_PARTS = 20_000  # pages, segments or chunks that are walked over; files have a few
 # Tags of TIFF and EXIF.
 WIDTH, HEIGHT, BITS, COMPRESSION, ORIENTATION, SAMPLES_PER_PIXEL, ROWS_PER_STRIP = 256, 257, 258, 259, 274, 277, 278
-TILE_WIDTH, TILE_HEIGHT = 322, 323
+TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT = 322, 323, 339
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
@@ -44,7 +44,7 @@ def iterate_tags(tiff: bytes, directory: int | None = None) -> Iterator[Tag]:
             if form and size <= offset_size:
                 (value,) = struct.unpack_from(form, tiff, place)
             yield Tag(number, values, size, value, place, form)
-    except struct.error:  # the file ends before the directory does
+    except (struct.error, OverflowError):  # the file ends before the directory does
         return
 
 
@@ -66,7 +66,7 @@ def count_pages(tiff: bytes) -> int:
         try:
             (directory,) = struct.unpack_from(order + offset, tiff, place)
             (count,) = struct.unpack_from(order + counts, tiff, directory)
-        except struct.error:
+        except (struct.error, OverflowError):
             break
         if directory == 0 or directory in seen:
             break

@@ -1,29 +1,16 @@
-"""Files of other frameworks: read safely, recognised by what is in them and not by their names.
+"""Weights of other frameworks, recognised by what is in a file and not by its name."""
 
-.npz, .safetensors    read without PyTorch
-.pth                  read by PyTorch's weights-only loader, which never runs code from the file
-"""
-
-import argparse
-import hashlib
-import importlib
 import json
-import pickle
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from detr_jax.errors import UserError
 from detr_jax.weights import torch_names
+from detr_jax.weights.containers import read_tensors
 from detr_jax.weights.torch_names import Row
 
-# The released files are named after their own digest, by which the dilated ones, equal in every shape, are known.
-RELEASED_DC5 = ("f0fb7ef5", "a2e86def", "da08f1b1")
 HUGGINGFACE_CONFIG = "config.json"
 HUGGINGFACE_WEIGHTS = "model.safetensors"
 IGNORED = "num_batches_tracked"  # a counter of batch norm that nothing reads
@@ -104,13 +91,14 @@ def read_foreign(path: str | Path) -> Foreign:
     file = path / HUGGINGFACE_WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file} does not exist; pass a workdir, a checkpoint, or a .pth, .safetensors or .npz file")
-    tensors, settings = _read_tensors(file)
+    tensors, settings = read_tensors(file)
     tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items() if not key.endswith(IGNORED)}
     layout = recognise(tensors, file)
     try:
         arrays, unused = torch_names.to_here(tensors, layout.table)
     except ValueError as error:
         raise UserError(f"{file} looks like {layout.title}, but {error}, which does not fit there") from error
+    _check_values(file, arrays)
     more, classes = _huggingface_config(file.parent) if layout.huggingface_backbone else ({}, None)
     return Foreign(layout, arrays, unused, settings | more, classes)
 
@@ -130,94 +118,16 @@ def recognise(keys, path: Path) -> Layout:
     )
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a file, whatever its container, and settings that came with them."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start[:2] == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            is_numpy = all(name.endswith(".npy") for name in archive.namelist())
-        return (_read_npz(path), {}) if is_numpy else _read_torch(path)
-    if start[8:9] == b"{":
-        return _read_safetensors(path), {}
-    if start[:2] == b"\x80\x02":  # torch before 1.6
-        return _read_torch(path)
-    lowered = start.lstrip().lower()
-    looks = (
-        "empty" if not start
-        else "a web page: the download went wrong" if lowered.startswith((b"<!doctype", b"<html", b"<?xml"))
-        else "a truncated archive" if start[:2] == b"PK"
-        else "an ONNX model" if start[:1] == b"\x08" and start[2:3] in (b"\x12", b":")  # its version, then its producer
-        else "a pointer to a file that Git LFS has not fetched" if start.startswith(b"version https://git-lfs")
-        else "a pickle" if start[:1] == b"\x80"
-        else "no file with weights"
-    )  # fmt: skip
-    raise UserError(f"{path} is {looks}; pass a .pth, .safetensors or .npz file with weights")
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as archive:  # object arrays are refused: they would be unpickled
-            return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged or holds something else than arrays ({error}); get it again") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); get it again") from error
-
-
-def pytorch(path: Path):
-    """The torch module, which only ``.pth`` files need and nothing else imports. Raises UserError without it."""
-    try:
-        return importlib.import_module("torch")
-    except ImportError as error:
-        raise UserError(
-            f"{path} is a PyTorch file: type pip install torch, or use safetensors, which needs no PyTorch"
-        ) from error
-
-
-def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    torch = pytorch(path)
-    try:
-        # The original keeps its command line, an argparse.Namespace, beside the weights; it only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make the loader stumble anywhere
-        if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
-            raise UserError(
-                f"{path} holds Python objects beside tensors, and nothing is unpickled here; save only its state_dict, "
-                "or convert it to safetensors where you trust it"
-            ) from error
-        raise UserError(f"{path} is not a whole PyTorch file ({_first_line(error)}); get it again") from error
-    args = content.get("args") if isinstance(content, dict) else None
-    for inner in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(inner), dict):
-            content = content[inner]
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path} is a PyTorch file but holds no table of tensors; save the model's state_dict")
-    try:
-        tensors = {key: tensor.detach().to(torch.float32).numpy() for key, tensor in content.items()}
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"{path} is a PyTorch file but holds other things than plain tensors ({_first_line(error)}); save the "
-            "model's state_dict"
-        ) from error
-    settings = {}
-    if isinstance(args, argparse.Namespace):
-        settings = {"dilation": bool(getattr(args, "dilation", False)), "heads": int(getattr(args, "nheads", 8))}
-    elif hashlib.sha256(path.read_bytes()).hexdigest().startswith(RELEASED_DC5):
-        settings = {"dilation": True}
-    return tensors, settings
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch then advises to run whatever is in the file
-        return "its pickle is damaged"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _check_values(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raises UserError when an array is not of numbers, or one of them is not finite in float32."""
+    for name, array in arrays.items():
+        try:
+            with np.errstate(over="ignore"):
+                is_finite = array.dtype.kind != "c" and np.isfinite(array.astype(np.float32)).all()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: {name} has type {array.dtype}; weights are real numbers") from error
+        if not is_finite:
+            raise UserError(f"{path}: {name} holds NaN, infinite or complex values; take an earlier checkpoint")
 
 
 def _huggingface_config(folder: Path) -> tuple[dict[str, Any], dict[int, str] | None]:

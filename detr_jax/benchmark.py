@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
     print_result(result)
     if flags.FLAGS.output:
         with files.replacing(Path(flags.FLAGS.output).expanduser() / "benchmark.json") as path:
-            path.write_text(json.dumps({"machine": describe_machine(), argv[1]: result}, indent=1))
+            path.write_text(json.dumps({"machine": describe_machine(), argv[1]: result}, indent=1), encoding="utf-8")
 
 
 def define_flags() -> None:

@@ -5,6 +5,7 @@ traceback is for ``--debug``. Programs define their flags when they run, never w
 """
 
 import sys
+import warnings
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -34,7 +35,11 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
 
     def guarded(argv: list[str]) -> int | None:
         keep_memory()
+        for stream in (sys.stdout, sys.stderr):  # names are data: what a terminal cannot show does not end a program
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         logging.set_verbosity(logging.ERROR)  # programs print; libraries speak only when something is wrong
+        warnings.filterwarnings("ignore", module="PIL")  # of odd tags in images that it reads all the same
         try:
             return main(argv)
         except UserError as error:

@@ -88,7 +88,7 @@ def write_huggingface(output: Path, arrays: Arrays, model: ModelConfig, categori
     with replacing(output / foreign.HUGGINGFACE_WEIGHTS) as path:
         save_file({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, path, {"format": "pt"})
     with replacing(output / foreign.HUGGINGFACE_CONFIG) as path:
-        path.write_text(json.dumps(huggingface_config(model, categories, backbone), indent=1))
+        path.write_text(json.dumps(huggingface_config(model, categories, backbone), indent=1), encoding="utf-8")
 
 
 def refuse_unknown_there(model: ModelConfig, to: str, backbone: str) -> None:

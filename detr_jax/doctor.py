@@ -59,8 +59,11 @@ def read_requirements() -> tuple["SpecifierSet", list["Requirement"]]:
     """The range of Python versions and the required packages: of the checkout, else of the installed package."""
     project = CHECKOUT / "pyproject.toml"
     if project.exists():
-        python = tomllib.loads(project.read_text())["project"]["requires-python"]
-        lines = [line.partition("#")[0].strip() for line in (CHECKOUT / "requirements.txt").read_text().splitlines()]
+        python = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["requires-python"]
+        lines = [
+            line.partition("#")[0].strip()
+            for line in (CHECKOUT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        ]
         return SpecifierSet(python), [Requirement(line) for line in lines if line]
     about = importlib.metadata.metadata("detr_jax")
     return SpecifierSet(about["Requires-Python"]), [Requirement(line) for line in about.get_all("Requires-Dist") or []]
@@ -118,7 +121,7 @@ def check_machine() -> Iterator[Finding]:
     yield Finding("CPU cores", f"{cores} of {os.cpu_count()}")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")  # of the container
-    allowed = limit.read_text().strip() if limit.exists() else "max"
+    allowed = limit.read_text(encoding="utf-8").strip() if limit.exists() else "max"
     limited = f", of which this container may use {int(allowed) / 2**30:.1f} GiB" if allowed.isdecimal() else ""
     yield Finding("memory", f"{memory / 2**30:.1f} GiB{limited}")
 

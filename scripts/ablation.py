@@ -93,16 +93,16 @@ def train(folder: Path, config: str, changes: dict, core: int | None) -> None:
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if core is not None else {})
     pin = ["taskset", "-c", str(core)] if core is not None else []
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "output.txt").open("w") as output:
+    with (folder / "output.txt").open("w", encoding="utf-8") as output:
         subprocess.run(pin + command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=True)
     (folder / "done").touch()
 
 
 def read_run(folder: Path) -> Run:
     """Reads the log of a finished run."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     curve = [(row["step"], *row["coco_eval_bbox"][:2]) for row in rows if "coco_eval_bbox" in row]
-    batch_size = json.loads((folder / "config.json").read_text())["train"]["batch_size"]
+    batch_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]["batch_size"]
     rates = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     return Run(curve, batch_size / max(rates))
 
@@ -198,7 +198,7 @@ def main() -> None:
         results = study.run("seconds", lambda name: max(int(args.seconds / seconds_of[name]), 1))
     text = make_table(results)
     kind = "seconds" if args.seconds else "steps"
-    (args.output / f"{kind}.md").write_text(text + "\n")
+    (args.output / f"{kind}.md").write_text(text + "\n", encoding="utf-8")
     draw_curves(results, args.output / f"{kind}.png")
     print(text)
 

@@ -228,7 +228,7 @@ def main() -> None:
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         report = json.dumps({"machine": about, "rows": rows}, indent=1)
-        (args.output / "benchmark_vs_torch.json").write_text(report)
+        (args.output / "benchmark_vs_torch.json").write_text(report, encoding="utf-8")
 
 
 if __name__ == "__main__":

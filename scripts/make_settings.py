@@ -12,4 +12,4 @@ sys.path.insert(0, str(ROOT))
 from detr_jax.config_forms import as_markdown  # noqa: E402
 
 if __name__ == "__main__":
-    (ROOT / "docs/settings.md").write_text(as_markdown())
+    (ROOT / "docs/settings.md").write_text(as_markdown(), encoding="utf-8")

@@ -68,9 +68,9 @@ def write_sidecars(builder: tfds.core.DatasetBuilder, split: str, folder: Path) 
 
     table = coco.COCO_CATEGORIES.to_rows()
     with files.replacing(folder / f"annotations_{split}.json") as partial:
-        partial.write_text(json.dumps({"images": images, "annotations": rows, "categories": table}))
+        partial.write_text(json.dumps({"images": images, "annotations": rows, "categories": table}), encoding="utf-8")
     with files.replacing(folder / "categories.json") as partial:
-        partial.write_text(json.dumps(table))
+        partial.write_text(json.dumps(table), encoding="utf-8")
     image_ids = np.array([image["id"] for image in images], np.int64)
     sizes = np.array([(image["height"], image["width"]) for image in images], np.int32)
     order = np.argsort(image_ids)

@@ -188,7 +188,7 @@ def _mean_over_existing(values: np.ndarray) -> float:
 
 
 def _class_rows(ground_truth: dict, truth: _Truth, scores: Scores) -> list[ClassMetrics]:
-    names = {category["id"]: str(category["name"]) for category in ground_truth["categories"]}
+    names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
     precision, recall = scores.precision[..., 0], scores.recall[:, :, 0, -1]
     real = truth.crowds == 0
     objects = np.bincount(truth.objects.labels[real], minlength=len(names))
@@ -231,11 +231,14 @@ def write_evaluation(metrics: CocoMetrics, results: list[dict], folder: str | os
         "classes": [row._asdict() for row in metrics.classes],
     }
     with files.replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(summary, indent=1))
-    with files.replacing(folder / "per_class.csv") as path, path.open("w", newline="") as file:
+        path.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    with (
+        files.replacing(folder / "per_class.csv") as path,
+        path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,  # half a surrogate pair
+    ):
         csv.writer(file).writerows([ClassMetrics._fields, *metrics.classes])
     with files.replacing(folder / "predictions.json") as path:
-        path.write_text(json.dumps(results))
+        path.write_text(json.dumps(results), encoding="utf-8")
     plots.pr_curve(metrics, folder / "pr_curve.png")
 
 

@@ -53,7 +53,7 @@ def report_skipped(rows: list[dict], folder: Path) -> None:
     """Writes one file for each skipped step: its number, its image ids and what was measured. The first host does."""
     for row in rows if jax.process_index() == 0 else ():
         with files.replacing(folder / f"step_{row['step']:08d}.json") as path:
-            path.write_text(json.dumps(row, indent=1))
+            path.write_text(json.dumps(row, indent=1), encoding="utf-8")
 
 
 def check_skipped(in_a_row: int, limit: int, folder: Path) -> None:

@@ -81,10 +81,10 @@ class Logbook:
 
         self._rows = _read_rows(self._dir / "metrics.jsonl", last_step=step)
         _write_lines(self._dir / "metrics.jsonl", map(json.dumps, self._rows))
-        self._jsonl = (self._dir / "metrics.jsonl").open("a")
+        self._jsonl = (self._dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._columns = {column: None for row in self._rows for column in _flat(row)}  # a dict: an ordered set
         self._csv = self._new_csv()
-        self._log = (self._dir / "train.log").open("a")
+        self._log = (self._dir / "train.log").open("a", encoding="utf-8", errors="backslashreplace")
         if self._log.tell() and not (self._dir / "train.log").read_bytes().endswith(b"\n"):
             self._log.write("\n")  # ends the line that a killed process left half-written
         self._tb = None
@@ -169,12 +169,12 @@ class Logbook:
 
     def _new_csv(self):
         """Writes metrics.csv anew with the columns known now, and opens it to go on."""
-        with files.replacing(self._dir / "metrics.csv") as path, path.open("w", newline="") as file:
+        with files.replacing(self._dir / "metrics.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, self._columns)
             if self._columns:
                 table.writeheader()
             table.writerows(map(_flat, self._rows))
-        return (self._dir / "metrics.csv").open("a", newline="")
+        return (self._dir / "metrics.csv").open("a", newline="", encoding="utf-8")
 
     def _time_left(self, step: int) -> str:
         done = step - self._first_step
@@ -226,7 +226,7 @@ def _line(row: dict) -> str:
 def _read_rows(path: Path, last_step: int) -> list[dict]:
     """The rows up to a step. A line that a killed process left half-written is skipped."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -238,4 +238,4 @@ def _read_rows(path: Path, last_step: int) -> list[dict]:
 
 def _write_lines(path: Path, lines) -> None:
     with files.replacing(path) as sibling:
-        sibling.write_text("".join(line + "\n" for line in lines))
+        sibling.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

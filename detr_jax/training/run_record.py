@@ -44,13 +44,13 @@ def describe_start(step: int) -> dict:
 
 def read_starts(path: Path) -> list[dict]:
     """The starts that a ``run.json`` lists; none where there is no file."""
-    return json.loads(path.read_text())["starts"] if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
 
 
 def write_starts(path: Path, starts: list[dict]) -> None:
     """Writes ``run.json``."""
     with files.replacing(path) as sibling:
-        sibling.write_text(json.dumps({"starts": starts}, indent=1) + "\n")
+        sibling.write_text(json.dumps({"starts": starts}, indent=1) + "\n", encoding="utf-8")
 
 
 def _version(package: str) -> str | None:

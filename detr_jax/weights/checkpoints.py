@@ -62,7 +62,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def damage(folder: Path) -> str | None:
     """Why a checkpoint cannot be trusted, in a few words, or None when every file is as it was written."""
     try:
-        wanted = json.loads((folder / CHECKSUMS).read_text())
+        wanted = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{CHECKSUMS} is missing or unreadable"
     found = _digests(folder)
@@ -154,7 +154,7 @@ class Checkpoints:
         self._scores[step] = score
         if jax.process_index() == 0:
             with replacing(self.folder / SCORES) as path:
-                path.write_text(json.dumps(self._scores))
+                path.write_text(json.dumps(self._scores), encoding="utf-8")
         self._link_best()
 
     def save(self, step: int, stored: Stored) -> None:
@@ -176,7 +176,7 @@ class Checkpoints:
         if jax.process_index():
             return
         (folder,) = self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
-        (folder / CHECKSUMS).write_text(json.dumps(_digests(folder)))
+        (folder / CHECKSUMS).write_text(json.dumps(_digests(folder)), encoding="utf-8")
         self._link_best()
 
     def _link_best(self) -> None:
@@ -199,7 +199,7 @@ class Checkpoints:
 
 def _read_scores(folder: Path) -> dict[int, float]:
     try:
-        return {int(step): score for step, score in json.loads((folder / SCORES).read_text()).items()}
+        return {int(step): score for step, score in json.loads((folder / SCORES).read_text(encoding="utf-8")).items()}
     except (OSError, ValueError):
         return {}
 
@@ -223,7 +223,7 @@ def check_settings(folder: Path, config: Config) -> None:
 
 def read_info(folder: Path) -> dict:
     """The JSON beside the arrays of one checkpoint (a step's folder)."""
-    return json.loads((folder / "info" / "metadata").read_text())
+    return json.loads((folder / "info" / "metadata").read_text(encoding="utf-8"))
 
 
 def read_contents(folder: Path) -> Contents:

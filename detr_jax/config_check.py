@@ -141,6 +141,11 @@ def _check_cache(config: Config) -> None:
         return
     if STAGES.index(name) > STAGES.index(config.model.last_stage):
         raise UserError(f"train.cache_features={name} is beyond model.last_stage={config.model.last_stage}")
+    if config.model.finer_memory and STAGES.index(name) > STAGES.index(finer_stage(config.model)):
+        raise UserError(
+            f"train.cache_features={name} is beyond {finer_stage(config.model)}, which model.finer_memory=True reads; "
+            f"choose train.cache_features={finer_stage(config.model)} or below"
+        )
     below = [part for part in parts(config.model) if part.startswith("backbone/") and part <= f"backbone/{name}"]
     below += [part for part in parts(config.model) if part.startswith("backbone/norm")]
     learning = [part for part in below if not is_frozen(part, config)]
@@ -166,6 +171,12 @@ def stride(model: ModelConfig) -> int:
     number = int(model.last_stage.removeprefix("layer"))
     halvings = number - 1 - (model.dilation and number > 1)
     return 4 << halvings
+
+
+def finer_stage(model: ModelConfig) -> str:
+    """The last stage of half the encoder's stride, which ``finer_memory`` reads."""
+    number = int(model.last_stage.removeprefix("layer"))
+    return f"layer{number - 1 - (model.dilation and number > 1)}"
 
 
 def parts(model: ModelConfig) -> list[str]:

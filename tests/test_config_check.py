@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from detr_jax.config import ARCHITECTURES, STAGES, Config, ModelConfig
-from detr_jax.config_check import check, check_model, parts, stride
+from detr_jax.config_check import check, check_model, finer_stage, parts, stride
 from detr_jax.config_forms import from_dict
 from detr_jax.errors import UserError
 from detr_jax.models import detr
@@ -55,12 +55,17 @@ REFUSED = {  # settings -> words of the sentence
     "a probability": ({"data": {"flip": 1.5}}, ["data.flip=1.5", "from 0 to 1"]),
     "a split": ({"data": {"train_split": "train["}}, ["data.train_split=train[", "train[:100]"]),
     "learned positions": ({"model": {"position_embedding": "learned", "dilation": True}}, ["50 cells", "84"]),
-    "features that are trained": ({"train": {"cache_features": "layer2"}}, ["layer2", "freeze=\"('backbone/layer2',)\""]),
+    "features that are trained": (
+        {"train": {"cache_features": "layer2"}}, ["layer2", "freeze=\"('backbone/layer2',)\""]
+    ),
     "features of moving views": (
         {"train": {"cache_features": "layer2"}, "freeze": ["backbone/layer2"]}, ["data.crop=0", "data.scales"]
     ),
     "features beyond the last stage": (
         {"train": {"cache_features": "layer4"}, "model": {"last_stage": "layer3"}}, ["model.last_stage=layer3"]
+    ),
+    "features beyond what the decoder reads": (
+        {"train": {"cache_features": "layer4"}, "model": {"finer_memory": True}}, ["layer3", "model.finer_memory=True"]
     ),
     "features on the device": (
         {"train": {"cache_features": "layer1"}, "data": {"crop": 0.0, "scales": [800], "resize": "device"}},
@@ -124,6 +129,16 @@ def test_stride_is_that_of_the_backbone(last_stage, dilation):
     assert stride(model) == {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}[last_stage] // (
         2 if dilation and last_stage != "layer1" else 1
     )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_finer_stage_is_that_of_the_network(name):
+    for last_stage, dilation in (("layer4", False), ("layer4", True), ("layer3", False), ("layer3", True)):
+        model = ModelConfig(backbone=name, backbone_width=8, last_stage=last_stage, dilation=dilation)
+        shapes = detr.network(dataclasses.replace(model, finer_memory=True, hidden_dim=32, heads=4), 2).shapes
+        width = {"layer1": 8, "layer2": 16, "layer3": 32}[finer_stage(model)]
+        expansion = 4 if ARCHITECTURES[name].bottleneck else 1
+        assert shapes["finer/lateral/kernel"].shape[0] == width * expansion, (last_stage, dilation)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

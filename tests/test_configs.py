@@ -101,7 +101,7 @@ def train(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProces
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path, arguments, words):
-    done = train(f"--workdir={tmp_path}/run", "--config.data.dir=/none", *arguments)
+    done = train(f"--workdir={tmp_path}/run", *arguments, "--config.data.dir=/none")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr

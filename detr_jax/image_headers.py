@@ -162,7 +162,7 @@ def _read_jpeg(image: bytes) -> Header:
             continue
         length = int.from_bytes(image[place : place + 2])
         if marker == 0xDA:
-            if size is None:
+            if size is None or place + 3 > len(image):
                 break
             start = place + length
             scans = 1

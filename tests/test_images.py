@@ -116,3 +116,15 @@ def test_damaged_exif_is_ignored():
     place = content.index(b"Exif\0\0") + 6
     content[place : place + 8] = b"\xff" * 8
     assert images.to_pixels(bytes(content)).shape == (5, 7, 3) == (*images.upright_size(bytes(content)), 3)
+
+
+def test_a_jpeg_may_be_cut_anywhere():
+    """Every prefix of a plain and of a progressive file is refused with a reason; only the whole file is an image."""
+    for options in ({}, {"progressive": True}):
+        file = io.BytesIO()
+        Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)).save(file, "JPEG", **options)
+        whole = file.getvalue()
+        assert images.decode(whole).shape == (16, 16, 3)
+        for length in range(len(whole) - 2):  # the last two bytes say that the image ends here
+            with pytest.raises(ValueError):
+                images.decode(whole[:length])

@@ -159,7 +159,7 @@ def _category(entry: dict) -> dict:
 
 
 def _name_of(value: Any, category_id: int) -> str:
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return str(category_id)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return _half_characters.sub("\N{REPLACEMENT CHARACTER}", text) if _half_characters.search(text) else text

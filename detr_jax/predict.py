@@ -65,12 +65,12 @@ def report(found: Found, checked: Checked, inputs: list[str], output: Path) -> N
     if found.others:
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in found.others).most_common(5)
         some = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
-        print(f"passed over {len(found.others)} files that are no images ({some})")
+        print(f"files that are no images, passed over: {len(found.others)} ({some})")
     if found.drawn:
-        print(f"passed over {len(found.drawn)} pictures that predict has drawn, such as {found.drawn[0]}")
+        print(f"pictures that predict has drawn, passed over: {len(found.drawn)}, such as {found.drawn[0]}")
     if checked.frames:
         some = ", ".join(f"{path} ({count})" for path, count in list(checked.frames.items())[:3])
-        print(f"{len(checked.frames)} files hold several pictures, of which the first is used: {some}")
+        print(f"files with several pictures, of which the first is used: {len(checked.frames)}, such as {some}")
     place = output.resolve()
     for entry in inputs:
         folder = Path(entry).expanduser().resolve()

@@ -38,6 +38,13 @@ def folder(programs, tmp_path_factory) -> Path:
     wide.save(folder / "turned/exif.png", exif=exif)
     wide.transpose(Image.Transpose.ROTATE_270).save(folder / "turned/upright.png")
     (folder / "photos/notes.txt").write_text("no picture")
+    (folder / "formats").mkdir()
+    for name, kind in {"a.jpg": "JPEG", "b.gif": "GIF", "c.ppm": "PPM", "d.jfif": "JPEG", "a.png": "PNG"}.items():
+        image.save(folder / "formats" / name, kind)
+    image.save(folder / "formats/several.webp", save_all=True, append_images=[image.rotate(90)])
+    (folder / "formats/f.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (folder / "formats/notes.txt").write_text("no image")
+    shutil.copytree(folder / "formats", folder / "beside")
     for where in ("photos", "broken"):
         (folder / where / "cut.jpg").write_bytes(source.read_bytes()[:700])
         (folder / where / "nothing.jpg").write_bytes(b"")
@@ -56,6 +63,10 @@ def predictions(programs, folder):
         "val": [checkpoint, val, "--threshold=0"],
         "batch": [checkpoint, val, "--threshold=0", "--batch_size=3"],
         "pattern": [checkpoint, f"--input={programs.raw}/val2017/*1.jpg", val, "--threshold=0.3"],
+        "formats": [checkpoint, f"--input={folder}/formats", "--threshold=0"],
+        "beside": [checkpoint, f"--input={folder}/beside", "--draw", "--threshold=1", f"--output={folder}/beside"],
+        "again": [checkpoint, f"--input={folder}/beside", "--draw", "--threshold=0", f"--output={folder}/beside"],
+        "above": [checkpoint, f"--input={folder}/beside", "--threshold=0", f"--output={folder}"],
         "broken": [checkpoint, f"--input={folder}/broken"],
         "empty": [checkpoint, f"--input={folder}/empty"],
         "missing": [checkpoint, f"--input={folder}/nowhere.jpg"],
@@ -63,7 +74,10 @@ def predictions(programs, folder):
         "threshold": [checkpoint, val, "--threshold=50"],
         "no input": [checkpoint],
     }
-    full = [[*arguments, f"--output={folder / 'out' / name}"] for name, arguments in commands.items()]
+    full = [
+        [*arguments, *([] if "--output" in str(arguments) else [f"--output={folder / 'out' / name}"])]
+        for name, arguments in commands.items()
+    ]
     done = programs.run_all("predict", full)
     return {name: (folder / "out" / name, one) for name, one in zip(commands, done, strict=True)}
 
@@ -83,6 +97,33 @@ def test_bad_files_are_listed_and_the_rest_goes_on(folder, predictions):
         "a.jpg", "b.PNG", "grey.jpeg", "wide.png",
     }  # fmt: skip
     assert len({row["image_id"] for row in read(predictions, "photos")}) == 5
+
+
+def test_every_format_is_read_and_nothing_is_left_out_without_a_word(folder, predictions):
+    _, done = predictions["formats"]
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        f"left out {folder}/formats/f.heic: it is a HEIC image, which is not read; save it as JPEG or PNG"
+    ]
+    assert {row["file_name"].rpartition("/")[2] for row in read(predictions, "formats")} == {
+        "a.jpg", "b.gif", "c.ppm", "d.jfif", "a.png", "several.webp",
+    }  # fmt: skip
+    assert "files that are no images, passed over: 1 (1 .txt)" in done.stdout
+    assert f"of which the first is used: 1, such as {folder}/formats/several.webp (2)" in done.stdout
+
+
+def test_an_output_folder_that_holds_the_input_is_said_and_nothing_is_overwritten_or_read_again(folder, predictions):
+    before, beside = folder / "formats", folder / "beside"
+    for path in before.iterdir():
+        assert (beside / path.name).read_bytes() == path.read_bytes()
+    drawn = {path.name for path in beside.iterdir()} - {path.name for path in before.iterdir()} - {"predictions.json"}
+    assert drawn == {"a_2.png", "a_3.png", "b.png", "c.png", "d.png", "several.png"}
+    for name in ("beside", "again"):
+        assert f"--output={beside} lies in --input={beside}" in predictions[name][1].stdout
+        assert f"--output={beside} holds images of --input" in predictions[name][1].stdout
+        assert predictions[name][1].returncode == 2 and "in 6 images" in predictions[name][1].stdout
+    assert "pictures that predict has drawn, passed over: 6, such as" in predictions["again"][1].stdout
+    assert f"--output={folder} holds images of --input" in predictions["above"][1].stdout
+    assert len(json.loads((folder / "predictions.json").read_text())) == len(read(predictions, "formats"))
 
 
 def test_every_readable_image_is_drawn(predictions):

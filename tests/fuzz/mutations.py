@@ -11,7 +11,8 @@ from safetensors.numpy import save
 
 ODD = [
     None, True, False, 0, -1, 1, 0.5, -0.0, 1e308, -1e308, 2**63, 2**80, float("nan"), float("inf"), "", " ",
-    "7", "1e3", "nan", "ä", "猫", "$x_{1}$", "a\nb", "\x00", "../../etc/passwd", "/etc/passwd", "x" * 5000, [], [1], {}, {"a": 1},
+    "7", "1e3", "nan", "ä", "猫", "$x_{1}$", "a\nb", "\x00", "../../etc/passwd",
+    "/etc/passwd", "x" * 5000, [], [1], {}, {"a": 1},
 ]  # fmt: skip
 
 

@@ -41,16 +41,37 @@ def read_class_map(path: str | None) -> dict[str, str]:
 def ids_by_name(model: Categories, dataset: Categories, renamed: dict[str, str]) -> list[int | None]:
     """The dataset's category id of each label of the model, matched by name; None where it has no such class.
 
-    Raises UserError when no class matches.
+    Classes of one name are told apart by their ids, which then must be the same in both.
+
+    Raises UserError when no class matches, or when it is not clear which.
     """
-    id_of_name = dict(zip(dataset.names, dataset.ids, strict=True))
-    ids = [id_of_name.get(renamed.get(name, name)) for name in model.names]
+    ids = [
+        _id_by_name(category_id, name, renamed, model, dataset)
+        for category_id, name in zip(model.ids, model.names, strict=True)
+    ]
     if all(category_id is None for category_id in ids):
         raise UserError(
             f"the model's classes ({', '.join(model.names[:5])}, ...) and the dataset's "
             f"({', '.join(dataset.names[:5])}, ...) have no name in common; pass --class_map=FILE.json"
         )
     return ids
+
+
+def _id_by_name(
+    category_id: int, name: str, renamed: dict[str, str], model: Categories, dataset: Categories
+) -> int | None:
+    """The dataset's category id of one class of the model."""
+    wanted = renamed.get(name, name)
+    own, others = model.ids_of_name(name), dataset.ids_of_name(wanted)
+    if len(others) <= 1 and (len(own) <= 1 or not others):
+        return others[0] if others else None
+    if wanted == name and own == others:
+        return category_id
+    raise UserError(
+        f"classes cannot be matched by name: {name!r} is category {' and '.join(map(str, own))} of the model, "
+        f"{wanted!r} is category {' and '.join(map(str, others))} of the dataset; give the dataset's classes names "
+        "of their own"
+    )
 
 
 def refuse_unknown_names(renamed: dict[str, str], model: Categories, dataset: Categories) -> None:

@@ -39,6 +39,18 @@ def stored_pixels(image: bytes, header: Header, canvas: RGB | None = None) -> RG
     return rgb_pixels(header.opened or open_with_pillow(image, header.format))
 
 
+def check_pixels(image: bytes, header: Header) -> None:
+    """Raises ValueError like ``stored_pixels``, in half of its time for JPEG: all data are read, few pixels are made."""
+    if header.format == "JPEG" and header.components != 4:
+        try:
+            if simplejpeg.decode_jpeg_header(image)[:2] == header.size:
+                simplejpeg.decode_jpeg(image, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=1)
+                return
+        except ValueError:
+            pass  # the complete decoder tells what it means
+    stored_pixels(image, header)
+
+
 def _decode_jpeg(image: bytes, header: Header, canvas: RGB | None) -> RGB:
     height, width = header.size
     is_cmyk = header.components == 4

@@ -25,7 +25,7 @@ from PIL import Image
 
 from detr_jax.errors import UserError
 from detr_jax.image_headers import Header, count_frames, read_header
-from detr_jax.image_pixels import RGB, rgb_pixels, stored_pixels
+from detr_jax.image_pixels import RGB, check_pixels, rgb_pixels, stored_pixels
 
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 ACCEPTED = "a path, the bytes of a file, a Pillow image or a uint8 array of shape (height, width, 3)"
@@ -125,6 +125,13 @@ def decode(
     """
     header, orientation = _look(bytes(image), size, limits)
     return _turn(stored_pixels(bytes(image), header, canvas if orientation == 1 else None), orientation)
+
+
+def verify(image: bytes, size: tuple[int, int] | None = None, limits: Limits = LIMITS) -> tuple[int, int]:
+    """(height, width) of ``decode(image, size)``, where all data of the file are read. Raises ValueError alike."""
+    header, orientation = _look(bytes(image), size, limits)
+    check_pixels(bytes(image), header)
+    return _turned_size(header.size, orientation)
 
 
 def image_size(image: bytes, size: tuple[int, int] | None = None, limits: Limits = LIMITS) -> tuple[int, int]:

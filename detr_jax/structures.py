@@ -53,6 +53,10 @@ class Categories(NamedTuple):
         """The same table: the one form in which classes are written to files."""
         return [{"id": i, "name": name} for i, name in zip(self.ids, self.names, strict=True)]
 
+    def ids_of_name(self, name: str) -> list[int]:
+        """The ids of all classes of this name; usually one."""
+        return [category_id for category_id, other in zip(self.ids, self.names, strict=True) if other == name]
+
     @property
     def label_of_id(self) -> dict[int, int]:
         """Contiguous label of every original category id."""

@@ -32,7 +32,7 @@ class Look(NamedTuple):
 
 
 def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = False) -> Look:
-    """Looks at one image file; decodes it unless ``quick``.
+    """Looks at one image file; reads all of its data unless ``quick``.
 
     Args:
       row: what the result is called.
@@ -41,7 +41,7 @@ def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = Fa
     digest = hashlib.sha256(file).digest()[:16]
     try:
         info = images.probe(file)
-        size = images.image_size(file, stated) if quick else images.decode(file, stated).shape[:2]
+        size = images.image_size(file, stated) if quick else images.verify(file, stated)
     except ValueError as error:
         return Look(row, file, (0, 0), str(error), None, digest)
     return Look(row, file, size, None, info, digest)

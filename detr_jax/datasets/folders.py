@@ -33,11 +33,7 @@ class CocoFolder(NamedTuple):
     paths: list[Path]
     defects: list[Defect]  # of the annotation file and its file names
     missing: list[Defect]  # images that are listed but not on disk; they are not among the M
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether every annotation belongs to one image and one class."""
-        return not any(defect.stops for defect in coco_stream.find_defects(self.file))
+    is_sound: bool  # whether every annotation belongs to one image and one class
 
 
 def find_splits(root: str | Path) -> dict[str, SplitFolder]:
@@ -75,33 +71,37 @@ def open_folder(folder: SplitFolder) -> CocoFolder:
         raise UserError(f"{folder.images} is not a folder: give the one that holds the images of {folder.annotations}")
     found = match_images(folder.images, file.file_names, file.image_ids.tolist(), folder.allow_outside)
     is_there = np.array([path is not None for path in found.paths], bool)
+    defects = coco_stream.find_defects(file)
     return CocoFolder(
         images=folder.images,
         file=file.select_images(is_there),
         paths=[path for path in found.paths if path],
-        defects=coco_stream.find_defects(file) + found.defects,
+        defects=defects + found.defects,
         missing=found.missing,
+        is_sound=not any(defect.stops for defect in defects),
     )
 
 
 def find_unlisted(opened: dict[str, CocoFolder]) -> list[str]:
     """Notes about image files that lie in the folders but are listed in no annotation file, one for each folder."""
-    listed = {os.path.realpath(path) for folder in opened.values() for path in folder.paths}
+    listed = {os.path.normpath(path) for folder in opened.values() for path in folder.paths}
     notes = []
     for images in dict.fromkeys(folder.images for folder in opened.values()):
-        others = [name for name in _image_names(images) if os.path.realpath(images / name) not in listed]
+        root = os.path.normpath(images)
+        others = [name for name in _image_names(root) if os.path.join(root, name) not in listed]
         if others:
             some = ", ".join(shown(name) for name in sorted(others)[:3]) + (", ..." if len(others) > 3 else "")
             notes.append(f"{len(others):,} image files in {images} are listed nowhere and left out ({some})")
     return notes
 
 
-def _image_names(folder: Path) -> Iterator[str]:
+def _image_names(folder: str) -> Iterator[str]:
     """The files below a folder that are called like images."""
     for parent, _, names in os.walk(folder):
+        below = "" if parent == folder else os.path.relpath(parent, folder)
         for name in names:
             if name.lower().endswith(SUFFIXES):
-                yield os.path.relpath(os.path.join(parent, name), folder)
+                yield os.path.join(below, name)
 
 
 def merge_classes(tables: dict[str, Categories]) -> Categories:

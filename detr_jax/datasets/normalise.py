@@ -38,6 +38,7 @@ class Unusable(Exception):
 
 
 _MISSING = object()
+_NUMBERS = (int, float)
 
 
 def normalise(key: str, entry: Any) -> dict:
@@ -47,6 +48,8 @@ def normalise(key: str, entry: Any) -> dict:
     """
     if not isinstance(entry, dict):
         raise Unusable("entry", entry, "it must be an object in braces")
+    if key == "annotations" and _is_plain(entry):
+        return entry
     changes = _RULES[key](entry)
     changes = {field: value for field, value in changes.items() if value is None or value is not entry.get(field)}
     if not changes:
@@ -102,6 +105,21 @@ def _side_of(value: Any) -> int | None:
     if number is None or not 0 < number <= LARGEST_SIDE or number != int(number):
         return None
     return number if isinstance(number, int) else int(number)
+
+
+def _is_plain(entry: dict) -> bool:
+    """Whether an annotation is surely in the one form, as nearly all are; the rules take five times as long."""
+    box, image_id, category_id = entry.get("bbox"), entry.get("image_id"), entry.get("category_id")
+    area, own_id = entry.get("area", 0), entry.get("id", 0)
+    if not type(image_id) is type(category_id) is type(own_id) is type(entry.get("iscrowd", 0)) is int:
+        return False
+    if type(box) is not list or len(box) != 4 or type(area) not in _NUMBERS or not 0 <= area < LARGEST_NUMBER:
+        return False
+    x, y, width, height = box
+    if not (type(x) in _NUMBERS and type(y) in _NUMBERS and type(width) in _NUMBERS and type(height) in _NUMBERS):
+        return False
+    are_ids = max(abs(image_id), abs(category_id)) <= LARGEST_ID and 0 <= entry.get("iscrowd", 0) <= 1
+    return are_ids and abs(x) + abs(y) + abs(width) + abs(height) < LARGEST_NUMBER  # False of NaN, too
 
 
 def _annotation(entry: dict) -> dict:

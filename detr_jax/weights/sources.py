@@ -54,6 +54,7 @@ class Report(NamedTuple):
     partly: list[str]  # of a class head: the rows of the classes that both have
     fresh: list[str]  # of the model, not in the source: as initialised
     unused: list[str]  # of the source, without a place in the model
+    unclear: list[str] = []  # classes of both, whose names several classes have; their rows are as initialised
 
     def __str__(self) -> str:
         rows = {
@@ -67,7 +68,9 @@ class Report(NamedTuple):
             some = ", ".join(some[:9]) + (", ..." if len(some) > 9 else "")
             return f"  {title:15} {len(names):4d} arrays" + (f": {some}" if title != "loaded" else "")
 
-        return "\n".join(line(title, names) for title, names in rows.items() if names or title == "loaded")
+        lines = [line(title, names) for title, names in rows.items() if names or title == "loaded"]
+        lines += [f"  class {name} is re-initialised: several classes have this name" for name in self.unclear]
+        return "\n".join(lines)
 
 
 def find_source(source: str | Path, flag: str) -> Path:
@@ -223,6 +226,32 @@ def class_rows(names: Iterable[str]) -> list[str]:
     return [*(name for name in HEAD if name in names), *sorted(others)]
 
 
+def _match_classes(new_classes: Categories, old_classes: Categories) -> list[int | None]:
+    """Of each new class the row of the old class that it is, by name; None where there is none or it is not clear.
+
+    Where a name belongs to several classes, their ids must be the same in both tables.
+    """
+    row_of_id = {category_id: row for row, category_id in enumerate(old_classes.ids)}
+    rows: list[int | None] = []
+    for category_id, name in zip(new_classes.ids, new_classes.names, strict=True):
+        new_ids, old_ids = new_classes.ids_of_name(name), old_classes.ids_of_name(name)
+        if len(new_ids) == len(old_ids) == 1:
+            rows.append(row_of_id[old_ids[0]])
+        else:
+            rows.append(row_of_id[category_id] if new_ids == old_ids else None)
+    return rows
+
+
+def _unclear_classes(new_classes: Categories, old_classes: Categories) -> list[str]:
+    """Names, with their ids, that both tables have and that ``_match_classes`` cannot match."""
+    unclear = []
+    for name in dict.fromkeys(new_classes.names):
+        new_ids, old_ids = new_classes.ids_of_name(name), old_classes.ids_of_name(name)
+        if old_ids and new_ids != old_ids and max(len(new_ids), len(old_ids)) > 1:
+            unclear.append(f"{name!r} (ids {', '.join(map(str, old_ids))} there, {', '.join(map(str, new_ids))} here)")
+    return unclear
+
+
 def _rows_by_class(fresh: np.ndarray, old: np.ndarray, new_classes: Categories, old_classes: Categories, name: str):
     """``fresh`` with the rows of the classes that both have, and of no object; None where the rows mean other things.
 
@@ -233,10 +262,9 @@ def _rows_by_class(fresh: np.ndarray, old: np.ndarray, new_classes: Categories, 
     more, old_more = len(fresh) - len(new_classes.ids), len(old) - len(old_classes.ids)
     if fresh.shape[1:] != old.shape[1:] or more != old_more:
         return None
-    row_of_name = {name: row for row, name in enumerate(old_classes.names)}
-    for row, class_name in enumerate(new_classes.names):
-        if class_name in row_of_name:
-            fresh[row] = old[row_of_name[class_name]]
+    for row, old_row in enumerate(_match_classes(new_classes, old_classes)):
+        if old_row is not None:
+            fresh[row] = old[old_row]
     if more:
         fresh[-1] = old[-1]
     return np.moveaxis(fresh, 0, axis)
@@ -257,11 +285,14 @@ def fit_detector(
     found = {
         name: array for name, array in weights.arrays.items() if name in shapes and shapes[name].shape == array.shape
     }
-    partly = []
-    if weights.categories is not None and weights.categories.names != categories.names:
+    partly, unclear = [], []
+    old_classes = weights.categories
+    if old_classes is not None:
+        unclear = _unclear_classes(categories, old_classes)
+    if old_classes is not None and (old_classes.names != categories.names or unclear):
         for name in class_rows(weights.arrays.keys() & shapes.keys()):
             found.pop(name, None)
-            merged = _rows_by_class(np.array(fresh[name]), weights.arrays[name], categories, weights.categories, name)
+            merged = _rows_by_class(np.array(fresh[name]), weights.arrays[name], categories, old_classes, name)
             if merged is not None:
                 found[name] = merged
                 partly.append(name)
@@ -272,4 +303,5 @@ def fit_detector(
         partly,
         sorted(shapes.keys() - found.keys()),
         [*weights.unused, *sorted(weights.arrays.keys() - found.keys())],
+        unclear,
     )

@@ -7,5 +7,5 @@ cd "$(dirname "$0")/.."
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
-.venv/bin/python -m pytest
+.venv/bin/python -m pytest -n 2 --dist loadfile
 if [ "${1:-}" = "--slow" ]; then .venv/bin/python -m pytest -m slow; fi

@@ -72,9 +72,8 @@ def _normalised(element: json_stream.Element, culprits: Culprits) -> Iterator[En
         value = normalise.normalise(element.key, element.value)
     except normalise.Unusable as error:
         name = shown(element.value["id"]) if isinstance(element.value, dict) and "id" in element.value else "none"
-        culprits.add(
-            f"{UNREADABLE}, by its {error.field}", f"{element.key} number {element.number:,} (id {name}): {error}"
-        )
+        kind = f"{UNREADABLE}, by its {error.field}" if error.field else UNREADABLE
+        culprits.add(kind, f"{element.key} number {element.number:,} (id {name}): {error}")
     else:
         yield Entry(*element._replace(value=value), is_changed=value is not element.value)
 

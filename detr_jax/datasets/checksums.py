@@ -61,12 +61,19 @@ class Checksums(NamedTuple):
             if damage:
                 raise self.complain(damage)
 
-    def verify_split(self, split: str, shards: list[str]) -> None:
-        """Raises UserError when files of a split are not what they must be. Its annotations are verified when read."""
+    def verify_split(self, split: str) -> None:
+        """Raises UserError when files of a split are not what they must be. Its shards are for ``find_bad_shard``."""
         self.verify(["features.json", "dataset_info.json", "categories.json", f"index_{split}.npz"])
-        self.verify([f"annotations_{split}.json", *shards], whole=False)
-        if sum(self.files[name]["bytes"] for name in shards) <= READ_AT_ONCE:
-            self.verify(shards)
+        self.verify([f"annotations_{split}.json"], whole=False)  # compared completely when it is read
+
+    def find_bad_shard(self, shards: list[str]) -> tuple[int, str] | None:
+        """The number of the first shard that is not what it must be, and what is wrong with it; None if all are."""
+        whole = sum(self.files.get(name, {"bytes": 0})["bytes"] for name in shards) <= READ_AT_ONCE
+        for number, name in enumerate(shards):
+            damage = self.find_damage(name, whole)
+            if damage:
+                return number, damage
+        return None
 
 
 def file_digest(path: Path) -> str:

@@ -72,7 +72,7 @@ def refuse_defects(found: dict[str, list[Defect]], files: dict[str, Path], remed
     stopping = [(split, defect) for split, ones in found.items() for defect in ones if defect.stops]
     if stopping:
         split, defect = stopping[0]
-        others = len(stopping) - 1
+        others = len({other.kind for _, other in stopping}) - 1
         more = f" (and {others} other kind{'s' if others > 1 else ''} of defect)" if others else ""
         remedy = remedy or REMEDIES.get(defect.kind, CORRECT)
         raise DefectiveData(f"{shorten(str(files[split]), 300)}: {defect}{more}: {remedy}", found)

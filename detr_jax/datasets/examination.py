@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,16 +74,23 @@ def in_order(function: Callable[[int], Any], rows: Iterable[int]) -> Iterator[An
             yield waiting.popleft().result()
 
 
+class Sighting(NamedTuple):
+    """An image that was seen."""
+
+    split: str
+    name: str
+    path: Path
+
+
 class Sightings:
     """Remembers which images of which split were seen, by their content."""
 
     def __init__(self):
-        self._first: dict[bytes, tuple[str, str]] = {}
+        self._first: dict[bytes, Sighting] = {}
 
-    def find(self, digest: bytes, split: str, name: str) -> tuple[str, str] | None:
-        """The split and the name under which this content was seen first; None if it was not."""
-        first = self._first.setdefault(digest, (split, name))
-        return None if first == (split, name) else first
+    def find(self, digest: bytes, sighting: Sighting) -> Sighting:
+        """Where this content was seen first; ``sighting`` itself if it is new."""
+        return self._first.setdefault(digest, sighting)
 
 
 class Examination:
@@ -111,10 +119,12 @@ class Examination:
             self._culprits.add(defects.TURNED, f"{name}: orientation {info.orientation}", stops=False)
         if info.frames > 1:
             self._culprits.add(defects.FRAMES, f"{name}: {info.frames:,}", stops=False)
-        first = self._sightings.find(seen.digest, self._split, name)
-        if first:
-            kind = defects.COPIED if first[0] == self._split else defects.LEAKED
-            self._culprits.add(kind, f"{name} is {first[1]} of {first[0]}", stops=False)
+        path = self._folder.paths[seen.row]
+        first = self._sightings.find(seen.digest, Sighting(self._split, name, path))
+        if first.split != self._split:
+            self._culprits.add(defects.LEAKED, f"{name} is {first.name} of {first.split}", stops=False)
+        elif first.path != path:  # a file that is listed twice was named before
+            self._culprits.add(defects.COPIED, f"{name} is {first.name}", stops=False)
 
     @property
     def is_usable(self) -> Bool[np.ndarray, " M"]:

@@ -146,11 +146,15 @@ class _Window:
             try:
                 value, end = _parse_at(self.text, self.at)
             except json.JSONDecodeError as error:
+                place = self.base + error.pos
                 if self._may_be_cut(error) and self._refill():
                     continue
-                raise ValueError(f"{error.msg} at byte {self.base + error.pos:,}") from None
+                raise ValueError(f"{error.msg} at byte {place:,}") from None
             except RecursionError:
                 raise ValueError(TOO_DEEP) from None
+            except ValueError as error:
+                what = "a number has too many digits" if "integer string" in str(error) else str(error)
+                raise ValueError(f"{what}, after byte {self.offset:,}") from None
             if end == len(self.text) and self._refill():
                 continue  # a number at the end of a chunk may go on in the next
             start, text = self.offset, self.text[self.at : end]
@@ -159,8 +163,14 @@ class _Window:
             _check_depth(text)
             if not text.isascii():
                 value = None  # its memory is needed for the second parse
-                value, _ = _parse_at(text.encode("latin-1").decode(), 0)
+                value, _ = _parse_at(self._decode(text, start), 0)
             return value, start, self.offset
+
+    def _decode(self, text: str, start: int) -> str:
+        try:
+            return text.encode("latin-1").decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"it is not in UTF-8, at byte {start + error.start:,}") from None
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether more of the file may mend what the parser stumbled over."""
@@ -173,7 +183,8 @@ class _Window:
     def _refill(self) -> bool:
         rest = len(self.text) - self.at
         self._check_length(rest, self.offset)
-        chunk = self.file.read(max(CHUNK, min(rest, LONGEST >> 1)))  # more: a long element is not parsed n times
+        size = max(CHUNK, min(rest, LONGEST >> 1))  # more: a long element is not parsed n times
+        chunk = self.file.read(min(size, LONGEST + 1 - rest))
         self.text = self.text[self.at :] + chunk.decode("latin-1")
         self.base, self.at = self.base + self.at, 0
         return bool(chunk)

@@ -5,7 +5,7 @@ its fields cannot be understood:
 
 - Numbers may be written as text. Ids are integers.
 - A size that is no positive whole number is unknown, and left out: the image's own is meant.
-- Names are text. A category without a name, or a supercategory without one, is called by the category's id.
+- Names are text. A category without a name, or with a blank one, is called by the category's id.
 - ``area`` that is null, negative or no number is width times height; ``iscrowd`` is 0 or 1.
 - The id of an annotation only names it in messages: it may be missing, repeat, or be any text.
 
@@ -33,7 +33,7 @@ class Unusable(Exception):
     """A field that cannot be brought into the one form. ``str`` says what it holds and what to give."""
 
     def __init__(self, field: str, value: Any, remedy: str):
-        super().__init__(f"{field} is {'missing' if value is _MISSING else shown(value)}: {remedy}")
+        super().__init__(f"{field or 'it'} is {'missing' if value is _MISSING else shown(value)}: {remedy}")
         self.field = field
 
 
@@ -47,7 +47,7 @@ def normalise(key: str, entry: Any) -> dict:
     Returns ``entry`` itself if it is in this form already. Raises Unusable.
     """
     if not isinstance(entry, dict):
-        raise Unusable("entry", entry, "it must be an object in braces")
+        raise Unusable("", entry, "it must be an object in braces")
     if key == "annotations" and _is_plain(entry):
         return entry
     changes = _RULES[key](entry)

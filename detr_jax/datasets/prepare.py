@@ -95,14 +95,12 @@ def prepare_dataset(
         raise UserError(f"{target} exists already: pass --overwrite to replace it, or another --name")
     opened = {split: open_folder(folder) for split, folder in folders.items()}
     files = {split: folder.annotations for split, folder in folders.items()}
-    found = {split: _file_defects(folder, skip_missing) for split, folder in opened.items()}
-    for split, folder in opened.items():
-        if not folder.paths:  # whatever may be left out: nothing would be left
-            refuse_defects({split: folder.missing}, files, "give the folder that holds these images")
-    refuse_defects(found, files)
+    found = _check_files(opened, files, skip_missing)
     categories = merge_classes({split: folder.file.categories for split, folder in opened.items()})
     if provenance is None:
-        provenance = Provenance("Images with COCO annotations, prepared by detr_jax.", _command(folders, target, name))
+        choices = {"skip_missing": skip_missing, "skip_broken": skip_broken, "quick": quick}
+        command = _command(folders, target, name, [key for key, chosen in choices.items() if chosen])
+        provenance = Provenance("Images with COCO annotations, prepared by detr_jax.", command)
     with _replacing_folder(target) as partial:
         looked = {}
         sightings = Sightings()
@@ -121,17 +119,27 @@ def prepare_dataset(
     return summaries
 
 
-def _file_defects(folder: CocoFolder, skip_missing: bool) -> list[Defect]:
-    """What was found before any image is opened. Images that may be left out do not stop."""
-    return folder.defects + [defect._replace(stops=not skip_missing) for defect in folder.missing]
+def _check_files(opened: dict[str, CocoFolder], files: dict[str, Path], skip_missing: bool) -> dict[str, list[Defect]]:
+    """What is wrong before any image is opened. Raises DefectiveData if it stops; what may be left out does not."""
+    for split, folder in opened.items():
+        if not folder.paths:  # whatever may be left out: nothing would be left
+            refuse_defects({split: folder.missing}, files, "give the folder that holds these images")
+    found = {
+        split: folder.defects + [defect._replace(stops=not skip_missing) for defect in folder.missing]
+        for split, folder in opened.items()
+    }
+    refuse_defects(found, files)
+    return found
 
 
-def _command(folders: dict[str, SplitFolder], target: Path, name: str) -> str:
+def _command(folders: dict[str, SplitFolder], target: Path, name: str, choices: list[str]) -> str:
     """The command that writes this dataset again."""
     words = ["python", "-m", "detr_jax.dataset", "prepare", f"--name={name}", f"--data_dir={target.parents[1]}"]
     for split, folder in folders.items():
         words += [f"--{split}_images={folder.images}", f"--{split}_annotations={folder.annotations}"]
-    return shlex.join([*words, "--overwrite"])
+    if any(folder.allow_outside for folder in folders.values()):
+        choices = [*choices, "allow_outside"]
+    return shlex.join([*words, *(f"--{choice}" for choice in choices), "--overwrite"])
 
 
 class _SplitWriter:
@@ -148,8 +156,9 @@ class _SplitWriter:
         self._write_records(split, folder, examination)
         usable = examination.is_usable
         file, sizes = folder.file.select_images(usable), examination.sizes[usable]
-        if not folder.is_sound:  # it will be refused
-            return
+        if not usable.any():  # whatever may be left out: nothing would be left
+            broken = [defect._replace(stops=True) for defect in examination.defects()]
+            refuse_defects({split: broken}, {split: folder.file.path}, "give the folder that holds these images")
         tally = coco_stream.tally(file, sizes)
         rows = np.argsort(file.image_ids)
         count = len(rows)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
@@ -12,8 +13,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32
 
 from detr_jax.datasets import coco, tfds_coco
-from detr_jax.datasets.checksums import read_checksums
-from detr_jax.datasets.index import load_index
+from detr_jax.datasets.checksums import CHECKSUMS, read_checksums
+from detr_jax.datasets.index import Index, load_index
 from detr_jax.errors import UserError
 from detr_jax.image_headers import one_line
 from detr_jax.structures import Categories
@@ -61,17 +62,32 @@ class Split:
                 tfds_coco.write_sidecars(builder, base, sidecars)
         else:
             self._checksums = read_checksums(folder, _prepare_command(data_dir, dataset))
-            if verify:
-                self._checksums.verify_split(base, self._shards)
-        self._records = builder.as_data_source(base, decoders={"image": tfds.decode.SkipDecoding()})
+            self._checksums.verify_split(base)
         self._where = f"split {base} of the dataset {dataset}"
         self._annotations_path = sidecars / f"annotations_{base}.json"
         rows_of_table = json.loads((sidecars / "categories.json").read_text(encoding="utf-8"))
         self.categories = Categories.from_rows(rows_of_table)
         columns = load_index(sidecars / f"index_{base}.npz")
+        if verify and self._checksums is not None:
+            self._verify_shards(columns)
+        self._records = self._open_records(builder, base)
         self.image_ids, self.sizes, self.target_counts, self._positions = (column[rows] for column in columns)
         if not len(self):
             raise UserError(f"split {name!r} of {dataset} is empty: it has {len(columns.image_ids)} images")
+
+    def _verify_shards(self, index: Index) -> None:
+        bad = self._checksums.find_bad_shard(self._shards)
+        if bad:
+            number, damage = bad
+            ids = index.image_ids[np.searchsorted(self._shard_ends, index.positions, side="right") == number]
+            which = f"images {ids.min()} to {ids.max()}" if len(ids) else "no image"
+            raise self._checksums.complain(f"{damage}, with {which} of {self._where}")
+
+    def _open_records(self, builder: tfds.core.DatasetBuilder, split: str) -> Sequence:  # reads when it is asked
+        try:
+            return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        except Exception as error:  # of array_record, of many kinds: a shard is missing or no shard
+            raise self._complain(f"a shard is missing or damaged ({one_line(error)})", 0) from error
 
     def __reduce__(self):
         return Split, self._address
@@ -131,7 +147,7 @@ def open_split(data_dir: str | os.PathLike, name: str, split: str, verify: bool 
       data_dir: the folder of all prepared datasets.
       name: of the dataset.
       split: "train", "val", ...; "val" and "validation" are the same; "train[:8]" is its first 8 images by id.
-      verify: compare its files with their checksums, as ``checksums`` says.
+      verify: compare its shards with their checksums, as ``checksums`` says; other files are compared anyway.
 
     Raises UserError when there is no such dataset or split, where the message lists those that exist, and when a file
     is damaged.
@@ -166,6 +182,9 @@ def _read_features(folder: Path) -> str:
 
 def _open_builder(folder: Path, data_dir: str, dataset: str) -> tfds.core.DatasetBuilder:
     """What tfds makes of the folder. Raises UserError when it is damaged."""
+    if (folder / CHECKSUMS).exists():  # first: tfds imports what the description names
+        checksums = read_checksums(folder, _prepare_command(data_dir, dataset))
+        checksums.verify(["features.json", "dataset_info.json"])
     try:
         return tfds.builder_from_directory(folder)
     except Exception as error:  # JSON and protobuf errors of many kinds

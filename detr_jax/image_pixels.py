@@ -40,7 +40,7 @@ def stored_pixels(image: bytes, header: Header, canvas: RGB | None = None) -> RG
 
 
 def check_pixels(image: bytes, header: Header) -> None:
-    """Raises ValueError like ``stored_pixels``, in half of its time for JPEG: all data are read, few pixels are made."""
+    """Raises ValueError like ``stored_pixels``; in half the time for JPEG: all data are read, few pixels are made."""
     if header.format == "JPEG" and header.components != 4:
         try:
             if simplejpeg.decode_jpeg_header(image)[:2] == header.size:

@@ -118,7 +118,7 @@ class Programs:
     def run(self, verb: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess:
         """Runs it to its end."""
         process = self.start(verb, *arguments, **environment)
-        out, err = process.communicate(timeout=500)
+        out, err = process.communicate(timeout=1200)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def go_on(self, workdir: Path, *more: str) -> str:

@@ -1,10 +1,17 @@
 """DETR for JAX: ``detector = detr_jax.load(checkpoint); detections = detector("photo.jpg")``."""
 
 import importlib
+import signal
+import sys
 
 __version__ = "0.1.0"
 __all__ = ["Detections", "UserError", "load"]
 _MODULES = {"load": "inference.detector", "Detections": "structures", "UserError": "errors"}
+
+if sys.argv[:1] == ["-m"] and any(word.startswith("detr_jax.") for word in sys.orig_argv[:9]):
+    # A program of this package starts (python -m detr_jax.train): its imports take seconds, which Ctrl-C may end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    importlib.import_module("detr_jax.signals").die_in_one_line()
 
 
 def __getattr__(name: str):

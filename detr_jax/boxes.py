@@ -44,7 +44,7 @@ def giou(a_xyxy: Float[Array, "*#b 4"], b_xyxy: Float[Array, "*#b 4"]) -> Float[
     """Generalised IoU (Rezatofighi et al. 2019), pair by pair, in [-1, 1].
 
     Unlike the original's, which asserts ordered corners, it is finite for every finite input: training guards
-    against non-finite numbers in one place (``training/guard.py``) instead of in each formula.
+    against non-finite numbers in one place (``training/skipped_steps.py``) instead of in each formula.
     """
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     low = jnp.minimum(a_xyxy[..., :2], b_xyxy[..., :2])

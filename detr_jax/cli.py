@@ -11,6 +11,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from detr_jax import crashes, signals
 from detr_jax.config import Config
 from detr_jax.config_forms import as_flags, from_config_dict
 from detr_jax.errors import UserError
@@ -40,13 +41,17 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
                 stream.reconfigure(errors="backslashreplace")
         logging.set_verbosity(logging.ERROR)  # programs print; libraries speak only when something is wrong
         warnings.filterwarnings("ignore", module="PIL")  # of odd tags in images that it reads all the same
-        try:
-            return main(argv)
-        except UserError as error:
-            if flags.FLAGS.debug:
-                raise
-            print(f"error: {as_flags(str(error))}", file=sys.stderr)
-            return 1
+        with crashes.NativeMessages():
+            try:
+                with signals.StopSignals() as stop, stop.waiting(), crashes.explain_lost_process():
+                    return main(argv)
+            except UserError as error:
+                if flags.FLAGS.debug:
+                    raise
+                # At once: a compilation in another thread would hold up the end of the process for minutes.
+                signals.leave(1, f"error: {as_flags(str(error))}")
+            except signals.Interrupted:
+                signals.leave(*signals.stopped_by(stop.received))
 
     flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
     define_flags()

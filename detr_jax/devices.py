@@ -1,7 +1,6 @@
 """Devices and hosts: one mesh ('data', 'fsdp'), one code path from a laptop to a pod."""
 
 import math
-import os
 from collections.abc import Sequence
 
 import jax
@@ -13,24 +12,6 @@ from detr_jax.config import TrainConfig
 from detr_jax.errors import UserError
 
 SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
-
-
-def start_hosts() -> None:
-    """Joins the other hosts of a pod or a Slurm job when the environment names any; does nothing on a single host.
-
-    JAX finds Cloud TPU and Slurm itself. Elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in
-    each process.
-    """
-    tpu_hosts = [host for host in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
-    slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.distributed.initialize(
-            coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-            process_id=int(os.environ["JAX_PROCESS_ID"]),
-        )
-    elif len(tpu_hosts) > 1 or slurm_tasks > 1:
-        jax.distributed.initialize()
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

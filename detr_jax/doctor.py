@@ -22,7 +22,7 @@ try:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    from detr_jax import __version__, cli, devices
+    from detr_jax import __version__, cli, hosts
     from detr_jax.config import Config, DataConfig, ModelConfig, TrainConfig
     from detr_jax.datasets import shapes
     from detr_jax.datasets.split import open_split
@@ -98,7 +98,7 @@ def check_hosts() -> Iterator[Finding]:
     """Joins the other hosts, if the environment names any."""
     said = [f"{name}={os.environ[name]}" for name in HOST_VARIABLES if name in os.environ]
     yield Finding("environment", ", ".join(said) or "names no other host")
-    devices.start_hosts()
+    hosts.start_hosts()
 
 
 def check_devices() -> Iterator[Finding]:

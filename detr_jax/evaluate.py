@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from detr_jax import cli, devices
+from detr_jax import cli, devices, hosts
 from detr_jax.datasets.split import Split, open_split
 from detr_jax.errors import UserError
 from detr_jax.evaluation import coco_eval
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
     source = args.checkpoint or args.workdir
     if source is None:
         raise UserError("nothing to evaluate: pass --workdir=DIR or --checkpoint=DIR")
-    devices.start_hosts()
+    hosts.start_hosts()
     detector = load(source, devices.make_mesh())
     split, name = open_chosen(detector)
     renamed = read_class_map(args.class_map)

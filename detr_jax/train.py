@@ -5,33 +5,43 @@ test; this file is the main line, from the settings to the loop.
 """
 
 import contextlib
+import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 
-from detr_jax import cli, devices
+from detr_jax import cli, devices, hosts, signals
 from detr_jax.batches.inputs import Reader, make_reader
 from detr_jax.batches.pipeline import Pipeline, to_device
 from detr_jax.batches.plan import TrainPlan, make_train_plan
-from detr_jax.config import Config, DataConfig, TrainConfig
+from detr_jax.config import Config, DataConfig
 from detr_jax.config_check import check
 from detr_jax.datasets import shapes
 from detr_jax.datasets.split import Split, open_split
 from detr_jax.errors import UserError
-from detr_jax.training import guard
+from detr_jax.hosts import Agreement
+from detr_jax.signals import Interrupted, StopSignals
 from detr_jax.training.broken_images import BrokenImages
-from detr_jax.training.calendar import make_calendar
+from detr_jax.training.calendar import Calendar, make_calendar
 from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets
+from detr_jax.training.disk import explain_disk_faults
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
+from detr_jax.training.memory import explain_out_of_memory
+from detr_jax.training.skipped_steps import SkippedSteps
 from detr_jax.training.state import make_recipe, restore_state, start_state, store_state
 from detr_jax.training.step import Recipe, TrainState
-from detr_jax.training.step_log import LoggedSteps, StepLog
+from detr_jax.training.step_log import StepLog
 from detr_jax.training.validation import Validation
+from detr_jax.training.watchdog import Watchdog
 from detr_jax.weights.checkpoints import Checkpoints, check_settings, newest_intact
+from detr_jax.weights.checkpoints import steps as checkpoint_steps
 
+Enter = Callable[[contextlib.AbstractContextManager], Any]  # of an ExitStack
 EMBEDDED = "shapes"  # the dataset that is made on the spot
 
 
@@ -88,72 +98,157 @@ def open_pipeline(split: Split, plan: TrainPlan, start: int, stop: int, data: Da
     return Pipeline(split, plan, start, stop, part=part, threads=data.threads, reader=reader, strict=data.strict)
 
 
-def write_row(logged: LoggedSteps, state: TrainState, logbook: Logbook, config: TrainConfig, workdir: Path) -> None:
-    """Writes the row of the last steps. Raises UserError when too many steps in a row were skipped."""
-    logbook.write(logged.row)
-    guard.report_skipped(logged.skipped, workdir / "nan_report")
-    guard.check_skipped(int(state.skipped_in_a_row), config.stop_after_skipped, workdir / "nan_report")
-    guard.expect_progress(config.hang_minutes)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What the steps of a run are made of."""
+
+    config: Config
+    workdir: Path
+    recipe: Recipe
+    plan: TrainPlan
+    calendar: Calendar
+    first_step: int
+    state: TrainState  # after first_step
+    train_split: Split
+    reader: Reader
+    validation: Validation
+    logbook: Logbook
+    saved: Checkpoints
+
+    def save(self, step: int, state: TrainState, watch: Watchdog) -> None:
+        """Begins to save the state after a step, unless that is done."""
+        watch.expect("a save")
+        self.saved.save(step, store_state(state, self.recipe))
+
+    def evaluate(self, step: int, state: TrainState, stop: StopSignals, watch: Watchdog, agree: Agreement) -> None:
+        """Scores the state after a step, which is saved, once in the life of a run.
+
+        Raises Interrupted when the run is asked to stop meanwhile; it is made up for by the next start.
+        """
+
+        def poll() -> None:
+            watch.expect("an image of the evaluation")
+            if agree():
+                raise Interrupted
+
+        if not self.saved.evaluated(step):
+            with stop.waiting(raises=jax.process_count() == 1):
+                row = self.validation(state.arrays, step, poll)
+            self.logbook.write(row)
+            self.saved.record(step, row["coco_eval_bbox"][0])
 
 
-def train(config: Config, workdir: str | os.PathLike) -> None:
+def start_run(enter: Enter, config: Config, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
+    """Opens the data, the files of the workdir and its checkpoints, and makes or restores the state.
+
+    ``enter`` keeps what must be closed at the end. Nothing in the workdir is changed before all that may be refused.
+    """
+    first_step = find_start(workdir, config)
+    train_split, val_split = open_data(config.data)
+    plan, reader = make_train_plan(config, train_split), make_reader(config.data, train_split.sizes)
+    calendar = make_calendar(config.train, plan.steps_per_epoch)
+    recipe = make_recipe(config, train_split.categories, calendar, mesh)
+    validation = Validation(recipe, val_split, workdir)
+    state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
+    logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
+    logbook.record_weights(reports, digests)
+    saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep))
+    if config.train.cache_features:
+        reader = make_feature_reader(recipe, state, plan.buckets[0])
+    return Run(
+        config, workdir, recipe, plan, calendar, first_step, state, train_split, reader, validation, logbook, saved
+    )
+
+
+def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bool:
+    """Trains to the end, or until the run is asked to stop; the last step is saved then. Returns whether it is done."""
+    config, calendar, plan = run.config, run.calendar, run.plan
+    state, step, alone, agree = run.state, run.first_step, jax.process_count() == 1, Agreement(stop)
+    log, broken = StepLog(plan, calendar, config.optim), BrokenImages(run.workdir, run.train_split, plan, step)
+    skipped = SkippedSteps(plan, config.train.stop_after_skipped, run.workdir, int(state.skipped_in_a_row))
+    with contextlib.suppress(Interrupted):
+        if step and calendar.evaluates(step):
+            run.evaluate(step, state, stop, watch, agree)
+        watch.expect("a compilation")
+        with stop.waiting():  # of several processes each ends by itself: nothing is lost
+            steps = CompiledSteps(StepLowering(run.recipe, run.reader), run.logbook.say)
+            enter(steps.compile_ahead(state, coming_buckets(plan, step, calendar.total_steps)))
+            pipeline = open_pipeline(run.train_split, plan, step, calendar.total_steps, config.data, run.reader)
+            batches = to_device(enter(pipeline), devices.batch_sharding(run.recipe.mesh))
+        while step < calendar.total_steps:
+            watch.expect("a batch")
+            with stop.waiting(raises=alone):
+                batch, waited = next(batches)
+            watch.expect("a compilation")
+            with stop.waiting(raises=alone):
+                steps.compiled(state, plan[step].bucket)
+            if agree():
+                raise Interrupted
+            watch.expect("a step")
+            state, metrics = steps(state, batch, plan[step].bucket)
+            step += 1
+            log.add(step, metrics, waited)
+            skipped.add(step, metrics)
+            run.saved.check()
+            if calendar.logs(step):
+                skipped.settle()
+                run.logbook.write((logged := log.take_row()).row)
+                broken.add(logged.broken, config.data, run.logbook.say)
+            with log.pause():
+                if calendar.saves(step) or calendar.evaluates(step):
+                    skipped.settle()
+                    run.save(step, state, watch)
+                if calendar.evaluates(step):
+                    run.evaluate(step, state, stop, watch, agree)
+        return True
+    skipped.settle()
+    run.save(step, state, watch)
+    return False
+
+
+def train(config: Config, workdir: str | os.PathLike) -> bool:
     """Trains until the settings say that it is done, or until the process is asked to stop (SIGTERM, Ctrl-C).
 
-    Everything goes into ``workdir``. A workdir with checkpoints of the same settings is continued.
+    Everything goes into ``workdir``. A workdir with checkpoints of the same settings is continued. Returns whether the
+    training is done.
 
-    Raises UserError for settings, data or weights that cannot be used.
+    Raises UserError for settings, data or weights that cannot be used, and for faults of the machine.
     """
     check(config)
     mesh, workdir = devices.make_mesh(config.train.fsdp), Path(workdir).expanduser()
     devices.check_training(config.train, mesh)
-    stopped = "stopped after step {} as asked; the same command goes on from there"
-    with contextlib.ExitStack() as context:
-        enter = context.enter_context
-        enter(guard.explain_out_of_memory())
-        enter(guard.watch_progress(config.train.hang_minutes))
-        stop = enter(guard.StopSignal())
-        first_step = find_start(workdir, config)
-        train_split, val_split = open_data(config.data)
-        plan, reader = make_train_plan(config, train_split), make_reader(config.data, train_split.sizes)
-        calendar = make_calendar(config.train, plan.steps_per_epoch)
-        recipe = make_recipe(config, train_split.categories, calendar, mesh)
-        validation = Validation(recipe, val_split, workdir)
-        state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
-        logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
-        logbook.record_weights(reports, digests)
-        saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep))
+    run, done = None, False
 
-        def evaluate(step: int) -> bool:  # False: asked to stop meanwhile; it is then done at the next start
-            if (row := validation(state.arrays, step, stop.received)) is not None:
-                logbook.write(row)
-                saved.record(step, row["coco_eval_bbox"][0])
-            return row is not None
+    def say_farewell(words: str) -> None:
+        last = max(checkpoint_steps(workdir / "checkpoints"), default=0)
+        line = f"stopped {words}; step {last} is saved, and this goes on from there: {signals.command()}"
+        (run.logbook.say if run else print)(line)
 
-        was_due = first_step and calendar.evaluates(first_step) and not saved.evaluated(first_step)
-        if was_due and not evaluate(first_step):
-            return logbook.say(stopped.format(first_step))
-        if config.train.cache_features:
-            reader = make_feature_reader(recipe, state, plan.buckets[0])
-        steps = CompiledSteps(StepLowering(recipe, reader), logbook.say)
-        enter(steps.compile_ahead(state, coming_buckets(plan, first_step, calendar.total_steps)))
-        batches = enter(open_pipeline(train_split, plan, first_step, calendar.total_steps, config.data, reader))
-        log, broken = StepLog(plan, calendar, config.optim), BrokenImages(workdir, train_split, plan, first_step)
-        for step, (batch, waited) in enumerate(to_device(batches, devices.batch_sharding(mesh)), first_step + 1):
-            state, metrics = steps(state, batch, plan[step - 1].bucket)
-            log.add(step, metrics, waited)
-            stopping = stop(step)
-            if calendar.logs(step):
-                write_row(logged := log.take_row(), state, logbook, config.train, workdir)
-                broken.add(logged.broken, config.data, logbook.say)
-            evaluates = calendar.evaluates(step) and not stopping
-            if evaluates:
-                with log.pause():
-                    stopping = not evaluate(step)
-            if stopping or evaluates or calendar.saves(step):
-                saved.save(step, store_state(state, recipe))
-            if stopping:
-                return logbook.say(stopped.format(step))
-        return logbook.say(f"done: see {workdir}/curves.png, samples/ and eval/")
+    def abandon() -> tuple[int, str]:  # the main thread hangs where nothing can be lost
+        if run:
+            run.saved.wait()
+        say_farewell("as asked")
+        hosts.part()
+        return 0, ""
+
+    with contextlib.ExitStack() as faults, contextlib.ExitStack() as context:
+        faults.enter_context(explain_disk_faults(workdir))
+        faults.enter_context(explain_out_of_memory())
+        stop = faults.enter_context(StopSignals(hosts.preemption_notifier(), abandon, lambda: say_farewell("at once")))
+        watch = faults.enter_context(Watchdog(config.train.hang_minutes, workdir))
+        with contextlib.suppress(Interrupted):
+            with stop.waiting():
+                run = start_run(context.enter_context, config, workdir, mesh)
+            watch.say = run.logbook.say
+            done = take_steps(run, context.enter_context, stop, watch)
+            run.saved.wait()
+        if done:
+            run.logbook.say(f"done: see {workdir}/curves.png, samples/ and eval/")
+        else:
+            say_farewell("as asked")
+        with stop.waiting(raises=False):  # a thread that hangs in a read does not hold up the end
+            context.close()
+    return done
 
 
 def main(argv: list[str]) -> None:
@@ -162,11 +257,14 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
     config, workdir = cli.config(), Path(flags.FLAGS.workdir).expanduser()
     check(config)
-    devices.start_hosts()
+    hosts.start_hosts()
     if jax.config.jax_compilation_cache_dir is None:  # compiled programs stay with the run: a restart takes seconds
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    train(config, workdir)
+    print(f"{hosts.describe_process()}, {config.train.batch_size} images a step", flush=True)
+    if not train(config, workdir):
+        hosts.part()
+        signals.leave(0)  # what is still being compiled would hold up the end for minutes
 
 
 def define_flags() -> None:

@@ -18,7 +18,6 @@ class LoggedSteps(NamedTuple):
     """What is written of the steps since the last row."""
 
     row: dict  # means, and sums of what is counted
-    skipped: list[dict]  # one for each step that was skipped
     broken: list[int]  # steps with images that could not be decoded, counted from 1
 
 
@@ -61,12 +60,6 @@ class StepLog:
         memory = jax.local_devices()[0].memory_stats()
         if memory:
             row["device_memory"] = memory["peak_bytes_in_use"]
-        skipped = [
-            {"step": step - 1, "image_ids": self._plan[step - 1].image_ids.tolist()}
-            | {key: float(value) for key, value in one.items()}
-            for step, one in zip(steps, metrics, strict=True)
-            if one["skipped"]
-        ]
         broken = [step for step, one in zip(steps, metrics, strict=True) if one["broken_images"]]
         self._steps, self._begin = [], time.monotonic()
-        return LoggedSteps(row, skipped, broken)
+        return LoggedSteps(row, broken)

@@ -13,7 +13,6 @@ from detr_jax.images import Limits, decode
 from detr_jax.inference.detector import make_detector
 from detr_jax.models.network import Arrays
 from detr_jax.structures import Detections
-from detr_jax.training import guard
 from detr_jax.training.step import Recipe
 
 SURE = 0.5  # score from which a detection is drawn; where none reaches it, the best three are drawn
@@ -31,7 +30,7 @@ class Validation:
     def __init__(self, recipe: Recipe, split: Split, workdir: Path):
         config = recipe.config
         self._split, self._workdir = split, workdir
-        self._batch_size, self._hang_minutes = config.train.batch_size, config.train.hang_minutes
+        self._batch_size = config.train.batch_size
         self._limits = Limits(*config.data.image_limits)
         self._ground_truth = split.ground_truth()
         self.notes = coco_eval.check_ground_truth(self._ground_truth)
@@ -41,17 +40,15 @@ class Validation:
         shown = min(config.train.samples, len(split))
         self._shown = {int(row) for row in np.linspace(0, len(split) - 1, shown)}
 
-    def __call__(self, arrays: Arrays, step: int, stop: Callable[[], bool]) -> dict | None:
+    def __call__(self, arrays: Arrays, step: int, poll: Callable[[], object] = lambda: None) -> dict:
         """Scores the split with these arrays, on every host; the first one writes ``eval/<step>`` and ``samples``.
 
-        Returns a row for the log, or None as soon as ``stop()`` is true. Images that cannot be decoded count as images
-        without detections; the row has their number, if there are any.
+        ``poll`` is called after each image; what it raises breaks the evaluation off. Returns a row for the log. Images
+        that cannot be decoded count as images without detections; the row has their number, if there are any.
         """
         results, found, broken = [], {}, 0
         for row, detections in self._detector.with_arrays(arrays).over(self._split, self._batch_size):
-            if stop():
-                return None
-            guard.expect_progress(self._hang_minutes)
+            poll()
             results += detections.to_coco(self._split.image_ids[row])
             broken += not len(detections)
             if row in self._shown and len(detections):

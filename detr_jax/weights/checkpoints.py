@@ -11,6 +11,7 @@ just before it is committed. A damaged one is set aside with a message and the o
     checkpoints/best               link to the step with the highest AP
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -171,6 +172,16 @@ class Checkpoints:
         items["info"] = ocp.args.JsonSave({**stored.info, "step": step})
         self._manager.save(step, args=ocp.args.Composite(**items))
 
+    def check(self) -> None:
+        """Raises the error of a write in the background, and FileNotFoundError where the folder was removed."""
+        self._manager.check_for_errors()
+        if not self.folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
     def _before_commit(self) -> None:
         """Runs when all files of a checkpoint are written and before orbax renames its folder."""
         if jax.process_index():
@@ -192,8 +203,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
 

@@ -1,0 +1,125 @@
+"""A crash of native code becomes one sentence; its page of addresses goes into a file.
+
+JAX ends the process from C++ when another process is lost or memory is refused: it prints to the file descriptor of
+standard error and aborts. So native code writes into a file, which is passed on a moment later; when the process
+aborts, what has not been passed on yet is the crash.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import io
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from detr_jax.errors import UserError
+
+DELAY = 1.0  # seconds until native messages are passed on
+LOST = re.compile(
+    r"(?:tasks are unhealthy \(stopped sending heartbeats\):\s*|Task (?=\d+ heartbeat timeout))([\d, \n]+)"
+)
+FIRST = re.compile(r"Failed to send RPC to coordination service|Socket closed")  # which process 0 runs
+PEER = re.compile(
+    r"distributed service|coordination service|Gloo|NCCL|collective operation|[Cc]onnection (closed|reset) by peer"
+)
+MEMORY = re.compile(r"bad_alloc|[Oo]ut of memory|RESOURCE_EXHAUSTED|Cannot allocate memory|mmap failed")
+NAMING_SECONDS = 22.0  # in which JAX's service finds out which process is lost, and ends this one
+PEER_ADVICE = (
+    "see what that process printed; when all have ended, run the same command on every host: it goes on from the last "
+    "checkpoint"
+)
+
+
+def explain(text: str) -> str:
+    """What happened, in one sentence, from what native code said of it."""
+    lost = LOST.search(text)
+    if lost or FIRST.search(text):
+        numbers = ", ".join(lost[1].replace(",", " ").split()) if lost else "0"
+        return f"lost contact with process {numbers} of this run; {PEER_ADVICE}"
+    if MEMORY.search(text):
+        return (
+            "the memory of this machine is exhausted; lower data.threads or train.batch_size, or set "
+            "train.accum_steps=2 (or 4, 8)"
+        )
+    if PEER.search(text):
+        return f"lost contact with another process of this run; {PEER_ADVICE}"
+    return "native code crashed; run it again, and report it with that file if it happens twice"
+
+
+@contextlib.contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Raises UserError in place of the error of a collective operation whose other side is gone."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # as JAX raises them
+        if not PEER.search(str(error)):
+            raise
+        time.sleep(NAMING_SECONDS)
+        raise UserError(explain(str(error))) from error
+
+
+class NativeMessages:
+    """What native code says of this process, between ``__enter__`` and ``__exit__``.
+
+    Attributes:
+      folder: where the file of a crash is written.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.gettempdir())
+        self._passed_on, self._lock, self._ended = 0, threading.Lock(), threading.Event()
+
+    def __enter__(self) -> "NativeMessages":
+        sys.stderr.flush()
+        self._file = tempfile.TemporaryFile()
+        self._terminal, self._stream = os.dup(2), sys.stderr
+        os.dup2(self._file.fileno(), 2)
+        if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.fileno() == 2:  # else it goes elsewhere already
+            sys.stderr = os.fdopen(os.dup(self._terminal), "w", buffering=1, errors="backslashreplace")
+        faulthandler.enable(file=self._terminal)
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)  # kept: C has only its address
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)  # instead of faulthandler's
+        threading.Thread(target=self._relay, name="native messages", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended.set()
+        os.dup2(self._terminal, 2)
+        sys.stderr = self._stream
+        faulthandler.enable()
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        self._pass_on(self._size())
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _pass_on(self, end: int) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            text = os.pread(self._file.fileno(), end - self._passed_on, self._passed_on)
+            self._passed_on = end
+            os.write(self._terminal, text)
+
+    def _relay(self) -> None:
+        before = 0
+        while not self._ended.wait(DELAY):
+            self._pass_on(before)
+            before = self._size()
+
+    def _aborted(self, number: int) -> None:
+        """Called by ``abort()``, in whichever thread; never returns."""
+        status = 1
+        with contextlib.suppress(Exception):
+            text = os.pread(self._file.fileno(), 1 << 20, self._passed_on).decode(errors="replace")
+            path = self.folder / f"crash-{os.getpid()}.txt"
+            path.write_text(text, encoding="utf-8")
+            with path.open("a", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file)
+            os.write(self._terminal, f"error: {explain(text)} (details in {path})\n".encode())
+        os._exit(status)

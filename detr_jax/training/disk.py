@@ -1,0 +1,51 @@
+"""A workdir that cannot be written any more: full, over quota, read-only, removed."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from detr_jax.errors import UserError
+
+ADVICE = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room, or have the quota raised",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EIO: "see what the disk says (dmesg)",
+    errno.ESTALE: "mount it again",
+    errno.ENOENT: "do not remove it while the run goes on",
+    errno.ENOTDIR: "do not replace it while the run goes on",
+}
+
+
+@contextlib.contextmanager
+def explain_disk_faults(workdir: Path) -> Iterator[None]:
+    """Raises UserError in place of whatever a failed write became: of Python, of orbax, of its storage."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        number = _find_number(error)
+        if number is None:
+            raise
+        raise UserError(
+            f"cannot write into {workdir} ({os.strerror(number)}); {ADVICE[number]}, then the same command goes on "
+            "from the last checkpoint"
+        ) from error
+
+
+def _find_number(error: BaseException | None) -> int | None:
+    """The number of the system's error behind this one, if it is one of a disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in ADVICE:
+            return error.errno
+        for number in ADVICE:  # native code only passes on the system's words
+            if os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,84 @@
+"""Ends a run that hangs: it says where, and a scheduler can start it again instead of paying for nothing."""
+
+import faulthandler
+import statistics
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
+
+from detr_jax import signals
+
+STATUS = 75  # EX_TEMPFAIL: to be tried again
+LEAST_MINUTES = 5.0
+TIMES_MEDIAN = 20.0
+ENOUGH, REMEMBERED = 5, 100  # durations of one kind before its limit is learned, and of which the median is taken
+
+
+class Watchdog:
+    """While it is entered, something must be over in its time: a step, a batch, a compilation, an evaluation, a save.
+
+    How long each kind takes is learned: its limit is 20 times the median, and at least 5 minutes. What has been seen
+    fewer than five times has ``minutes``.
+
+    Args:
+      minutes: the limit of what is not known yet; with less than 5 also the least one. 0 never ends a run.
+      folder: where the file with the stacks of all threads is written.
+      say: gets a line before the end.
+    """
+
+    def __init__(self, minutes: float, folder: Path, say: Callable[[str], None] = print):
+        self.say = say
+        self._minutes, self._folder = minutes, folder
+        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._awaited, self._since = "the start", time.monotonic()
+        self._changed, self._ended = threading.Event(), False
+
+    def __enter__(self) -> "Watchdog":
+        self._since = time.monotonic()
+        if self._minutes > 0:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended = True
+        self._changed.set()
+
+    def expect(self, what: str) -> None:
+        """What was awaited until now is over; from now on it is ``what``, such as "a step"."""
+        now = time.monotonic()
+        self._seconds[self._awaited].append(now - self._since)
+        self._awaited, self._since = what, now
+        self._changed.set()
+
+    def limit(self, what: str) -> float:
+        """The seconds that this kind may take."""
+        known = self._seconds[what]
+        if len(known) < ENOUGH:
+            return 60 * self._minutes
+        return max(60 * min(LEAST_MINUTES, self._minutes), TIMES_MEDIAN * statistics.median(known))
+
+    def _watch(self) -> None:
+        while not self._ended:
+            self._changed.clear()
+            what, since = self._awaited, self._since
+            left = since + self.limit(what) - time.monotonic()
+            if left <= 0:
+                self._end(what, time.monotonic() - since)
+            if left > 1.0:  # wakes at most once a second, and at once at the end
+                time.sleep(min(left - 0.5, 1.0))
+            else:
+                self._changed.wait(left)
+
+    def _end(self, what: str, seconds: float) -> None:
+        path = self._folder / f"hang-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        line = (
+            f"hang: {what} was awaited for {seconds:.0f} s; where every thread stands is in {path}; the same command "
+            "goes on from the last checkpoint"
+        )
+        self.say(line)
+        signals.leave(STATUS, f"error: {line}")

@@ -29,7 +29,9 @@ FIRST = re.compile(r"Failed to send RPC to coordination service|Socket closed") 
 PEER = re.compile(
     r"distributed service|coordination service|Gloo|NCCL|collective operation|[Cc]onnection (closed|reset) by peer"
 )
-MEMORY = re.compile(r"bad_alloc|[Oo]ut of memory|RESOURCE_EXHAUSTED|Cannot allocate memory|mmap failed")
+MEMORY = re.compile(
+    r"bad_alloc|pthread_create\(\) failed|mmap error|[Oo]ut of memory|RESOURCE_EXHAUSTED|Cannot allocate memory|mmap failed"
+)
 NAMING_SECONDS = 22.0  # in which JAX's service finds out which process is lost, and ends this one
 PEER_ADVICE = (
     "see what that process printed; when all have ended, run the same command on every host: it goes on from the last "

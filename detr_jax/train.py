@@ -27,11 +27,11 @@ from detr_jax.hosts import Agreement
 from detr_jax.signals import Interrupted, StopSignals
 from detr_jax.training.broken_images import BrokenImages
 from detr_jax.training.calendar import Calendar, make_calendar
-from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets
+from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets, largest_bucket
 from detr_jax.training.disk import explain_disk_faults
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
-from detr_jax.training.memory import explain_out_of_memory
+from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
 from detr_jax.training.skipped_steps import SkippedSteps
 from detr_jax.training.state import make_recipe, restore_state, start_state, store_state
 from detr_jax.training.step import Recipe, TrainState
@@ -120,6 +120,10 @@ class Run:
         watch.expect("a save")
         self.saved.save(step, store_state(state, self.recipe))
 
+    def suggest_settings(self) -> str:
+        """Settings with which the step on the largest canvas would fit into memory."""
+        return suggest(self.recipe, self.reader, largest_bucket(self.plan.buckets), self.logbook.say)
+
     def evaluate(self, step: int, state: TrainState, stop: StopSignals, watch: Watchdog, agree: Agreement) -> None:
         """Scores the state after a step, which is saved, once in the life of a run.
 
@@ -171,7 +175,8 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
             run.evaluate(step, state, stop, watch, agree)
         watch.expect("a compilation")
         with stop.waiting():  # of several processes each ends by itself: nothing is lost
-            steps = CompiledSteps(StepLowering(run.recipe, run.reader), run.logbook.say)
+            enter(explain_out_of_memory(run.suggest_settings))
+            steps = CompiledSteps(StepLowering(run.recipe, run.reader), run.logbook.say, check_fits)
             enter(steps.compile_ahead(state, coming_buckets(plan, step, calendar.total_steps)))
             pipeline = open_pipeline(run.train_split, plan, step, calendar.total_steps, config.data, run.reader)
             batches = to_device(enter(pipeline), devices.batch_sharding(run.recipe.mesh))

@@ -23,6 +23,11 @@ def coming_buckets(plan: TrainPlan, first_step: int, total_steps: int) -> list[B
     return [plan[step].bucket for step in range(first_step, min(total_steps, first_step + LOOK_AHEAD))]
 
 
+def largest_bucket(buckets: Sequence[Bucket]) -> Bucket:
+    """The one whose step needs the most memory."""
+    return max(buckets, key=lambda bucket: (bucket.area, bucket.targets))
+
+
 def needed_gigabytes(compiled: jax.stages.Compiled) -> float:
     """What a compiled program needs on each device: its arguments and its temporary memory."""
     memory = compiled.memory_analysis()
@@ -56,10 +61,16 @@ class CompiledSteps:
     Args:
       lower: traces the step, see ``StepLowering``.
       say: gets a line for each compiled canvas.
+      accept: gets each program before it is used, and raises where it must not be.
     """
 
-    def __init__(self, lower: Callable[[TrainState, Bucket], jax.stages.Lowered], say: Say):
-        self._lower, self._say = lower, say
+    def __init__(
+        self,
+        lower: Callable[[TrainState, Bucket], jax.stages.Lowered],
+        say: Say,
+        accept: Callable[[jax.stages.Compiled, Bucket], None] = lambda compiled, bucket: None,
+    ):
+        self._lower, self._say, self._accept = lower, say, accept
         self._programs: dict[Bucket, Future[jax.stages.Compiled]] = {}
         self._tracer, self._compiler = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._first_metrics: Future[dict[str, jax.Array]] = Future()  # of the first step that this process takes
@@ -84,7 +95,7 @@ class CompiledSteps:
         what has not begun at the end of the context never is. On a GPU all come first, because its compiler times
         kernels on the device.
         """
-        largest = sorted(coming, key=lambda bucket: (bucket.area, bucket.targets))[-1:]
+        largest = [largest_bucket(coming)] if coming else []
         first = coming if jax.default_backend() == "gpu" else coming[:1]
         programs = [self._submit(state, bucket) for bucket in dict.fromkeys([*largest, *first])]
         for bucket in dict.fromkeys(coming):
@@ -118,4 +129,5 @@ class CompiledSteps:
             f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
             f"{time.monotonic() - begin:.1f} s, needs {needed_gigabytes(compiled):.2f} GB on each device"
         )
+        self._accept(compiled, bucket)
         return compiled

@@ -30,7 +30,8 @@ PEER = re.compile(
     r"distributed service|coordination service|Gloo|NCCL|collective operation|[Cc]onnection (closed|reset) by peer"
 )
 MEMORY = re.compile(
-    r"bad_alloc|pthread_create\(\) failed|mmap error|[Oo]ut of memory|RESOURCE_EXHAUSTED|Cannot allocate memory|mmap failed"
+    r"bad_alloc|pthread_create\(\) failed|mmap (error|failed)|out of memory|RESOURCE_EXHAUSTED|cannot allocate memory",
+    re.IGNORECASE,
 )
 NAMING_SECONDS = 22.0  # in which JAX's service finds out which process is lost, and ends this one
 PEER_ADVICE = (

@@ -1,17 +1,23 @@
 """Checks the installation and the machine: ``python -m detr_jax.doctor [--smoke]``.
 
-Prints a table for a bug report: Python, packages, devices, hosts, memory. ``--smoke`` also trains a tiny model for two
-steps and evaluates it. The exit status is 1 when something is wrong. On a pod, start it on every host, like a training.
+Prints a table: Python, packages, devices, hosts, memory, disk. ``--smoke`` also trains a tiny model for two steps and
+evaluates it; ``--checkpoint=WORKDIR`` and ``--dataset=DATA_DIR/NAME`` look for damage in one. ``--bundle=FILE.zip
+[--workdir=DIR]`` packs the table, and the settings and the end of the log of a run, for a bug report: no image, and
+nothing of the environment. The exit status is 1 when something is wrong. On a pod, start it on every host, like a
+training.
 """
 
 import importlib.metadata
 import math
 import os
 import platform
+import re
+import shutil
 import sys
 import tempfile
 import time
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +28,17 @@ try:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    from detr_jax import __version__, cli, hosts
+    from detr_jax import __version__, cli, files, hosts
     from detr_jax.config import Config, DataConfig, ModelConfig, TrainConfig
     from detr_jax.datasets import shapes
-    from detr_jax.datasets.split import open_split
+    from detr_jax.datasets.split import find_damage, open_split, split_names
     from detr_jax.errors import UserError
     from detr_jax.evaluation import coco_eval
     from detr_jax.inference.detector import load
     from detr_jax.structures import Bucket
     from detr_jax.train import train
     from detr_jax.training.run_record import installed_versions
+    from detr_jax.weights import checkpoints
 except ImportError as error:  # the program itself still starts, and says so
     IMPORT_ERROR = error
 else:
@@ -45,6 +52,9 @@ HOST_VARIABLES = (
 )  # fmt: skip
 NVIDIA_DEVICES = Path("/dev/nvidiactl")  # there when NVIDIA's driver is loaded
 SIZE = 64  # side of the images of --smoke in pixels
+LEAST_GIGABYTES = 2.0  # of free disk: three checkpoints of R50 with its optimizer
+LOG_LINES = 200  # of train.log in a bundle
+SECRETS = re.compile(r"hf_\w{8,}|(?<=://)[^/@\s]+(?=@)|(?<=token=)\S+|(?<=password=)\S+|(?<=key=)\S+", re.IGNORECASE)
 
 
 class Finding(NamedTuple):
@@ -126,6 +136,46 @@ def check_machine() -> Iterator[Finding]:
     yield Finding("memory", f"{memory / 2**30:.1f} GiB{limited}")
 
 
+def check_disk() -> Iterator[Finding]:
+    """Free space and a writable place: the working folder (or --workdir), and the cache of compiled programs."""
+    workdir = Path(flags.FLAGS.workdir or ".").expanduser()
+    yield check_place("disk", workdir)
+    if jax.config.jax_compilation_cache_dir:
+        yield check_place("compilation cache", Path(jax.config.jax_compilation_cache_dir))
+
+
+def check_place(what: str, folder: Path) -> Finding:
+    """Whether files can be written to a folder, or to the nearest one above it that exists."""
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free / 1e9
+    fault = "" if free >= LEAST_GIGABYTES else f"{place} has only {free:.1f} GB left: make room for checkpoints"
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        fault = f"{place} cannot be written ({error.strerror}): choose another folder, or make it writable"
+    return Finding(what, f"{free:.1f} GB free in {place}", fault)
+
+
+def check_checkpoint() -> Iterator[Finding]:
+    """Every checkpoint of a workdir, or one."""
+    path = Path(flags.FLAGS.checkpoint).expanduser()
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    found = [folder / str(step) for step in checkpoints.steps(folder)] or [folder]
+    for one in found:
+        reason = checkpoints.damage(one)
+        fault = f"checkpoint {one} is damaged ({reason}): remove it, or train again" if reason else ""
+        yield Finding(f"checkpoint {one.name}", "damaged" if reason else "intact", fault)
+
+
+def check_dataset() -> Iterator[Finding]:
+    """The shards and indices of a prepared dataset, against their checksums."""
+    path = Path(flags.FLAGS.dataset).expanduser()
+    splits = split_names(path.parent, path.name)
+    faults = find_damage(path.parent, path.name)
+    yield Finding(f"dataset {path.name}", f"splits {', '.join(splits)}", "; ".join(faults))
+
+
 def make_smoke_config(data_dir: Path, device_count: int) -> "Config":
     """Two steps of a tiny model on the dataset ``smoke``."""
     model = ModelConfig(
@@ -167,29 +217,56 @@ def run_smoke() -> Iterator[Finding]:
         )
 
 
-def print_findings(check: Callable[[], Iterator[Finding]]) -> list[str]:
-    """Prints each line as soon as it is known; returns the faults. Raises UserError when the check itself fails."""
-    faults = []
+def print_findings(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """Prints each line as soon as it is known. Raises UserError when the check itself fails."""
+    findings = []
     try:
-        for what, found, fault in check():
-            print(f"{'!' if fault else ' '} {what:<24} {found}", flush=True)
-            faults += [fault] if fault else []
+        for finding in check():
+            print(format_finding(finding), flush=True)
+            findings.append(finding)
     except UserError:
         raise
     except Exception as error:  # of a driver, of the network between hosts, of a compiler
         reason = " ".join(str(error).split())[:300]
         name = check.__name__.replace("_", " ")
         raise UserError(f"{name} failed ({type(error).__name__}: {reason}); --debug shows where") from error
-    return faults
+    return findings
+
+
+def format_finding(finding: Finding) -> str:
+    """A line of the table."""
+    return f"{'!' if finding.fault else ' '} {finding.what:<24} {finding.found}"
+
+
+def write_bundle(path: Path, findings: list[Finding], workdir: Path | None) -> list[str]:
+    """Packs what a bug report needs; returns the names of the files in it."""
+    texts = {"doctor.txt": "\n".join([*map(format_finding, findings), *(f.fault for f in findings if f.fault)])}
+    if workdir is not None:
+        kept = [workdir / "config.json", workdir / "run.json", workdir / "train.log", *sorted(workdir.glob("*-*.txt"))]
+        for file in kept:
+            if file.is_file():
+                lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+                texts[file.name] = "\n".join(lines[-LOG_LINES:] if file.suffix == ".log" else lines)
+    with files.replacing(path) as sibling, zipfile.ZipFile(sibling, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, text in texts.items():
+            bundle.writestr(name, SECRETS.sub("***", text.replace(str(Path.home()), "~")) + "\n")
+    return list(texts)
 
 
 def main(argv: list[str]) -> None:
     """Prints the table. Raises UserError with everything that is wrong."""
+    args = flags.FLAGS
     if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not understood; the only flag is --smoke")
-    checks = [check_software, check_machine, check_hosts, check_devices]
-    checks += [run_smoke] if flags.FLAGS.smoke else []
-    faults = [fault for check in checks for fault in print_findings(check)]
+        raise UserError(f"{argv[1]!r} is not understood; flags begin with --, as in --smoke")
+    checks = [check_software, check_machine, check_disk, check_hosts, check_devices]
+    checks += [check_checkpoint] if args.checkpoint else []
+    checks += [check_dataset] if args.dataset else []
+    checks += [run_smoke] if args.smoke else []
+    findings = [finding for check in checks for finding in print_findings(check)]
+    if args.bundle:
+        names = write_bundle(Path(args.bundle), findings, Path(args.workdir).expanduser() if args.workdir else None)
+        print(f"{args.bundle}: {', '.join(names)}; read them before you send them")
+    faults = [finding.fault for finding in findings if finding.fault]
     if faults:
         raise UserError("; ".join(faults))
     print("nothing is wrong")
@@ -205,6 +282,10 @@ def describe_broken_installation(error: ImportError) -> str:
 def define_flags() -> None:
     """The flags of this program."""
     flags.DEFINE_bool("smoke", False, "Also train a tiny model for two steps and evaluate it.")
+    flags.DEFINE_string("checkpoint", None, "A workdir or one of its checkpoints/<step>, to look for damage.")
+    flags.DEFINE_string("dataset", None, "A prepared dataset, DATA_DIR/NAME, to look for damage.")
+    flags.DEFINE_string("bundle", None, "Zip file to write for a bug report.")
+    flags.DEFINE_string("workdir", None, "Run whose settings and log go into --bundle; its disk is looked at.")
 
 
 if __name__ == "__main__":

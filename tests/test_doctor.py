@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -99,3 +102,42 @@ def test_a_missing_package_is_one_sentence(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: detr_jax cannot be imported (no optax here)")
     assert any(line.split() == ["jax", jax.__version__] for line in done.stderr.splitlines())
     assert str(Path(sys.executable)) in done.stderr
+
+
+def test_damage_is_found_and_a_bundle_holds_no_secret(programs, tmp_path):
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(programs.data / "tiny", data / "tiny")
+    step = workdir / "checkpoints" / "3"
+    (step / "info").mkdir(parents=True)
+    (step / "info" / "metadata").write_text("{}")
+    (workdir / "train.log").write_text("starts: --config.init_from=https://me:hunter2@host/w hf_abcdefghijkl\n" * 300)
+    arguments = [
+        f"--checkpoint={workdir}",
+        f"--dataset={data}/tiny",
+        f"--bundle={tmp_path}/b.zip",
+        f"--workdir={workdir}",
+    ]
+    shard = next(path for path in (data / "tiny").rglob("*array_record*") if "train" in path.name)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    done = programs.run("doctor", *arguments)
+    assert_one_sentence(done, "checkpoint", "is damaged", "checksums.json is missing", shard.name)
+    assert "! checkpoint 3" in done.stdout and "! dataset tiny" in done.stdout
+    with zipfile.ZipFile(tmp_path / "b.zip") as bundle:
+        texts = {name: bundle.read(name).decode() for name in bundle.namelist()}
+    assert set(texts) == {"doctor.txt", "train.log"} and len(texts["train.log"].splitlines()) == 200
+    assert "checksums.json is missing" in texts["doctor.txt"] and str(Path.home()) not in texts["doctor.txt"]
+    assert "hunter2" not in texts["train.log"] and "hf_abc" not in texts["train.log"]
+
+
+def test_a_full_or_closed_disk_is_a_fault(tmp_path, monkeypatch):
+    assert doctor.check_place("disk", tmp_path / "not" / "there").found.endswith(str(tmp_path))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e8))
+    assert "only 0.1 GB left" in doctor.check_place("disk", tmp_path).fault
+
+    def refuse(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    assert "cannot be written (Read-only file system)" in doctor.check_place("disk", tmp_path).fault

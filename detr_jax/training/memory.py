@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from detr_jax.config import Config
 from detr_jax.errors import UserError
 from detr_jax.structures import Bucket
 from detr_jax.training.compiled_steps import StepLowering, needed_gigabytes
-from detr_jax.training.state import make_network, state_shapes
+from detr_jax.training.state import trained_network, state_shapes
 from detr_jax.training.step import Recipe
 
 ASKED = re.compile(r"(?:allocat\w*|of size|request\w*)\D{0,40}?(\d+(?:\.\d+)?) ?(bytes|[KMGT]i?B)?", re.IGNORECASE)
@@ -66,7 +67,7 @@ def suggest(recipe: Recipe, reader: Reader, bucket: Bucket, say: Callable[[str],
     say("out of memory; compiling the step with other settings, to find some that fit ...")
     smallest = None
     for flags, config in smaller_configs(recipe.config, recipe.mesh.size):
-        other = recipe._replace(config=config, network=make_network(config, recipe.categories))
+        other = recipe._replace(config=config, network=trained_network(config, recipe.categories))
         try:
             needed = needed_gigabytes(StepLowering(other, reader)(state_shapes(other), bucket).compile())
         except jax.errors.JaxRuntimeError:  # the compiler itself found that it does not fit
@@ -126,8 +127,6 @@ def _container_memory() -> float:
 
 def _address_space() -> float:
     """What ``ulimit -v`` leaves, the part of the heap that is reserved and free included."""
-    import resource  # not on Windows
-
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return math.inf

@@ -20,14 +20,14 @@ from detr_jax.training.step import Recipe, TrainState
 from detr_jax.weights import checkpoints, sources
 
 
-def make_network(config: Config, categories: Categories) -> Network:
+def trained_network(config: Config, categories: Categories) -> Network:
     """The network that a run trains."""
     return detr.network(config.model, len(categories.ids), dtype=config.dtype, remat=config.train.remat)
 
 
 def make_recipe(config: Config, categories: Categories, calendar: Calendar, mesh: jax.sharding.Mesh) -> Recipe:
     """What the steps of a run are made of. Raises UserError when ``freeze`` names an array that does not exist."""
-    network = make_network(config, categories)
+    network = trained_network(config, categories)
     for part in config.freeze:
         if not any(name.startswith(part) for name in network.shapes):
             raise UserError(f"freeze={config.freeze} names {part!r}, but no array of the model begins like that")

@@ -18,7 +18,7 @@ from detr_jax.config import Config
 from detr_jax.errors import UserError
 from detr_jax.structures import Bucket
 from detr_jax.training.compiled_steps import StepLowering, needed_gigabytes
-from detr_jax.training.state import trained_network, state_shapes
+from detr_jax.training.state import state_shapes, trained_network
 from detr_jax.training.step import Recipe
 
 ASKED = re.compile(r"(?:allocat\w*|of size|request\w*)\D{0,40}?(\d+(?:\.\d+)?) ?(bytes|[KMGT]i?B)?", re.IGNORECASE)

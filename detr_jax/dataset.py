@@ -21,7 +21,7 @@ from detr_jax.datasets.inspection import Inspection, count_objects, inspect_fold
 from detr_jax.datasets.prepare import Summary, prepare_dataset
 from detr_jax.datasets.split import find_damage, open_split, split_names
 from detr_jax.errors import UserError
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from detr_jax.structures import Categories
 
 FLAGS = flags.FLAGS

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from detr_jax import cli, drawing, files
 from detr_jax.errors import UserError
-from detr_jax.images import Limits
+from detr_jax.images.decoding import Limits
 from detr_jax.inference.detector import load
 from detr_jax.inference.folders_of_images import SOFTWARE, Checked, Found, check_images, find_images, is_drawn
 from detr_jax.inference.image_files import ImageFiles

@@ -27,7 +27,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from detr_jax import drawing, images
+from detr_jax import drawing
+from detr_jax.images.decoding import ImageLike, to_pixels
 
 Array = jax.Array | np.ndarray
 
@@ -252,7 +253,7 @@ class Detections:
             )
         ]
 
-    def draw(self, image: images.ImageLike) -> Image.Image:
+    def draw(self, image: ImageLike) -> Image.Image:
         """The image with every box, its name and score: a Pillow image, which notebooks show and ``.save`` writes.
 
         Draw ``detections.above(0.5)`` to leave out the unlikely ones.
@@ -264,5 +265,5 @@ class Detections:
         Raises UserError when the image cannot be read.
         """
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
-        pixels = images.to_pixels(image)
+        pixels = to_pixels(image)
         return Image.fromarray(drawing.draw_boxes(pixels, self.boxes_xyxy, texts, self.labels.tolist()))

@@ -16,7 +16,7 @@ from detr_jax.batches import augmentation
 from detr_jax.config import DataConfig
 from detr_jax.datasets.split import Record
 from detr_jax.errors import BrokenImage, UserError
-from detr_jax.images import LIMITS, Limits, decode
+from detr_jax.images.decoding import LIMITS, Limits, decode
 from detr_jax.structures import Batch, Bucket, Inputs, Photos, Pixels, Targets, View
 
 # Pixels a side of the canvas of whole photos. A photo is then at most 3 MB, as much as COCO's largest canvas, and

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from detr_jax import images
 from detr_jax.datasets import defects
 from detr_jax.datasets.box_checks import find_suspicious_boxes
 from detr_jax.datasets.defects import Culprits, Defect, shorten, shown
 from detr_jax.datasets.folders import CocoFolder
+from detr_jax.images import decoding
 
 THREADS = os.cpu_count() or 1
 AHEAD = 4  # images that each thread may be ahead, so that memory holds no more of them
@@ -28,7 +28,7 @@ class Look(NamedTuple):
     file: bytes
     size: tuple[int, int]  # (height, width) that the boxes refer to; (0, 0) if the file cannot be used
     error: str | None  # why it cannot be used
-    info: images.ImageInfo | None
+    info: decoding.ImageInfo | None
     digest: bytes
 
 
@@ -41,8 +41,8 @@ def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = Fa
     """
     digest = hashlib.sha256(file).digest()[:16]
     try:
-        info = images.probe(file)
-        size = images.image_size(file, stated) if quick else images.verify(file, stated)
+        info = decoding.probe(file)
+        size = decoding.image_size(file, stated) if quick else decoding.verify(file, stated)
     except ValueError as error:
         return Look(row, file, (0, 0), str(error), None, digest)
     return Look(row, file, size, None, info, digest)
@@ -54,7 +54,7 @@ def look_at_folder(folder: CocoFolder, quick: bool = False) -> Iterator[Look]:
     def look_at(row: int) -> Look:
         stated = tuple(folder.file.sizes[row].tolist())
         try:
-            file = images.read_file(folder.paths[row])
+            file = decoding.read_file(folder.paths[row])
         except ValueError as error:
             return Look(row, b"", (0, 0), str(error), None, b"")
         return look(row, file, stated if all(stated) else None, quick)

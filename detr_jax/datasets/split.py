@@ -16,7 +16,7 @@ from detr_jax.datasets import coco, tfds_coco
 from detr_jax.datasets.checksums import CHECKSUMS, read_checksums
 from detr_jax.datasets.index import Index, load_index
 from detr_jax.errors import UserError
-from detr_jax.image_headers import one_line
+from detr_jax.images.headers import one_line
 from detr_jax.structures import Categories
 
 

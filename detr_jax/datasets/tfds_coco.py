@@ -17,7 +17,7 @@ from detr_jax import files
 from detr_jax.datasets import coco
 from detr_jax.datasets.index import Index, save_index
 from detr_jax.errors import UserError
-from detr_jax.images import probe
+from detr_jax.images.decoding import probe
 
 
 def make_annotations(example: dict[str, Any], size: tuple[int, int], id_of_label: list[int]) -> list[dict]:

@@ -14,7 +14,7 @@ from detr_jax.batches.plan import PlannedBatch, make_evaluation_plan
 from detr_jax.config import Config, DataConfig, ModelConfig
 from detr_jax.datasets.split import Split
 from detr_jax.errors import UserError
-from detr_jax.images import ACCEPTED, ImageLike, Limits
+from detr_jax.images.decoding import ACCEPTED, ImageLike, Limits
 from detr_jax.inference import postprocess
 from detr_jax.inference.coco_heads import classes_of_rows
 from detr_jax.inference.image_files import ImageFiles, UprightReader

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detr_jax.errors import UserError
-from detr_jax.image_headers import find_format, iterate_png, looks_like
-from detr_jax.images import LIMITS, Limits, decode_upright, probe, read_file
+from detr_jax.images.decoding import LIMITS, Limits, decode_upright, probe, read_file
+from detr_jax.images.headers import find_format, iterate_png, looks_like
 
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",

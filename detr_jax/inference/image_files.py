@@ -9,12 +9,12 @@ import numpy as np
 from detr_jax.batches.augmentation import apply_to_pixels
 from detr_jax.batches.inputs import Objects, PixelReader, clear_margins
 from detr_jax.errors import UserError
-from detr_jax.images import ACCEPTED, LIMITS, RGB, ImageLike, Limits, decode_upright, name_of, upright_size
+from detr_jax.images.decoding import ACCEPTED, LIMITS, RGB, ImageLike, Limits, decode_upright, name_of, upright_size
 from detr_jax.structures import Bucket, Pixels, View
 
 
 class ImageFiles:
-    """Images as people pass them (see ``images.py``): paths, bytes, Pillow images, arrays, in any mixture.
+    """Images as people pass them (see ``images/decoding.py``): paths, bytes, Pillow images, arrays, in any mixture.
 
     ``image_files[i]`` are the upright pixels of the i-th; files are read when they are asked for. Raises UserError,
     which names the image, when one cannot be used.

@@ -11,7 +11,7 @@ from detr_jax.batches.inputs import ImageSource, read_image
 from detr_jax.batches.plan import TrainPlan
 from detr_jax.config import DataConfig
 from detr_jax.errors import BrokenImage, UserError
-from detr_jax.images import Limits
+from detr_jax.images.decoding import Limits
 
 
 class BrokenImages:

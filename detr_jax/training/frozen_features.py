@@ -10,7 +10,7 @@ import numpy as np
 from detr_jax.batches.features import FeatureReader
 from detr_jax.batches.inputs import PixelReader
 from detr_jax.config import STAGES
-from detr_jax.images import Limits
+from detr_jax.images.decoding import Limits
 from detr_jax.structures import Bucket, Pixels
 from detr_jax.training.step import Recipe, TrainState
 

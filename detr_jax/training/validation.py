@@ -9,7 +9,7 @@ import numpy as np
 from detr_jax import drawing
 from detr_jax.datasets.split import Split
 from detr_jax.evaluation import coco_eval
-from detr_jax.images import Limits, decode
+from detr_jax.images.decoding import Limits, decode
 from detr_jax.inference.detector import make_detector
 from detr_jax.models.network import Arrays
 from detr_jax.structures import Detections

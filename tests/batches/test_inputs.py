@@ -15,7 +15,7 @@ from detr_jax.batches.plan import TrainPlan, make_evaluation_plan
 from detr_jax.config import Config, DataConfig
 from detr_jax.config_check import check
 from detr_jax.errors import UserError
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from detr_jax.ops.resample import resample
 from detr_jax.structures import Photos
 from tests.batches.stored import BUCKETS, DATA, make_images

@@ -14,7 +14,7 @@ from detr_jax.batches.inputs import PixelReader
 from detr_jax.batches.pipeline import Pipeline, load_batch, to_device
 from detr_jax.batches.plan import TrainPlan, make_evaluation_plan
 from detr_jax.errors import UserError
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from tests.batches.stored import DATA, make_images
 
 LARGEST_SCALE_64 = dataclasses.replace(DATA, scales=(64,))

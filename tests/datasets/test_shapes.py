@@ -10,7 +10,7 @@ from detr_jax.datasets import coco_stream, shapes
 from detr_jax.datasets.folders import find_splits
 from detr_jax.datasets.inspection import inspect_folder
 from detr_jax.errors import UserError
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 
 ALL = shapes.Settings(train=60, val=10, size=64, classes=6, max_objects=6)
 

@@ -21,7 +21,7 @@ from detr_jax.datasets.folders import SplitFolder
 from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.datasets.split import open_split
 from detr_jax.errors import UserError
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from detr_jax.weights.foreign import read_foreign
 from tests.fuzz import mutations
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from detr_jax import drawing
 from detr_jax.errors import UserError
-from detr_jax.images import Limits
+from detr_jax.images.decoding import Limits
 from detr_jax.inference.folders_of_images import SOFTWARE, check_images, find_images, is_drawn
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

@@ -10,7 +10,7 @@ from detr_jax.batches import augmentation
 from detr_jax.batches.inputs import ImageSource, Reader
 from detr_jax.config import DataConfig
 from detr_jax.errors import UserError
-from detr_jax.images import Limits
+from detr_jax.images.decoding import Limits
 from detr_jax.inference.image_files import ImageFiles, UprightReader
 from detr_jax.structures import Bucket
 

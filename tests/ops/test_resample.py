@@ -7,7 +7,7 @@ import pytest
 from detr_jax.batches import augmentation
 from detr_jax.batches.canvases import fit_buckets
 from detr_jax.config import COCO_BUCKETS, DataConfig
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from detr_jax.ops.resample import resample
 from detr_jax.structures import Photos, Pixels, View
 

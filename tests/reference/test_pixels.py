@@ -11,7 +11,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from detr_jax.batches import augmentation
 from detr_jax.config import DataConfig
 from detr_jax.datasets import coco
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from detr_jax.models.resnet import normalize
 
 NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int32)

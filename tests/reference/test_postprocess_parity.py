@@ -12,7 +12,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from detr_jax.batches import augmentation
 from detr_jax.config import DataConfig
 from detr_jax.datasets.coco import categories, read_annotations
-from detr_jax.images import decode
+from detr_jax.images.decoding import decode
 from detr_jax.inference import postprocess
 from detr_jax.structures import Pixels
 

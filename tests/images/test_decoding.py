@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from detr_jax import images
 from detr_jax.errors import UserError
+from detr_jax.images import decoding
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 ORIENTATION = 0x0112
@@ -29,14 +29,14 @@ def test_every_kind_of_input_is_upright(kind, orientation, tmp_path):
     path = tmp_path / "photo"
     path.write_bytes(content)
     for given in (path, str(path), content, bytearray(content), memoryview(content), Image.open(path)):
-        assert images.upright_size(given) == wanted.shape[:2]
-        np.testing.assert_array_equal(images.to_pixels(given), wanted)
+        assert decoding.upright_size(given) == wanted.shape[:2]
+        np.testing.assert_array_equal(decoding.to_pixels(given), wanted)
     assert wanted.shape == ((7, 5, 3) if orientation >= 5 else (5, 7, 3))
 
 
 def test_a_pillow_image_is_not_changed():
     image = Image.open(io.BytesIO(file_of(Image.fromarray(RGB), "PNG", 6)))
-    images.to_pixels(image)
+    decoding.to_pixels(image)
     assert image.size == (7, 5) and image.getexif()[ORIENTATION] == 6
 
 
@@ -44,13 +44,13 @@ def test_a_pillow_image_is_not_changed():
 def test_pillow_modes(mode):
     image = Image.fromarray(RGB).convert("RGB" if mode == "P" else "L" if mode in ("1", "LA") else "RGB")
     image = image.quantize(16) if mode == "P" else image.convert(mode)
-    np.testing.assert_array_equal(images.to_pixels(image), np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(decoding.to_pixels(image), np.asarray(image.convert("RGB")))
 
 
 def test_transparency_is_dropped():
     alpha = np.zeros((5, 7, 1), np.uint8)
     image = Image.fromarray(np.concatenate([RGB, alpha], axis=2))
-    np.testing.assert_array_equal(images.to_pixels(image), RGB)
+    np.testing.assert_array_equal(decoding.to_pixels(image), RGB)
 
 
 def test_16_bit_grey_is_scaled():
@@ -58,20 +58,20 @@ def test_16_bit_grey_is_scaled():
     wanted = np.repeat((grey // 256).astype(np.uint8)[:, :, None], 3, axis=2)
     file = io.BytesIO()
     Image.fromarray(grey).save(file, "PNG")
-    np.testing.assert_array_equal(images.to_pixels(file.getvalue()), wanted)
-    np.testing.assert_array_equal(images.to_pixels(Image.fromarray(grey)), wanted)
-    np.testing.assert_array_equal(images.to_pixels(Image.fromarray(grey.astype(np.int32))), wanted)
+    np.testing.assert_array_equal(decoding.to_pixels(file.getvalue()), wanted)
+    np.testing.assert_array_equal(decoding.to_pixels(Image.fromarray(grey)), wanted)
+    np.testing.assert_array_equal(decoding.to_pixels(Image.fromarray(grey.astype(np.int32))), wanted)
     file = io.BytesIO(b"P5 3 2 65535\n" + grey.astype(">u2").tobytes())
-    np.testing.assert_array_equal(images.to_pixels(file.getvalue()), wanted)
+    np.testing.assert_array_equal(decoding.to_pixels(file.getvalue()), wanted)
 
 
 def test_arrays():
-    np.testing.assert_array_equal(images.to_pixels(RGB), RGB)
-    np.testing.assert_array_equal(images.to_pixels(jnp.asarray(RGB)), RGB)
-    np.testing.assert_array_equal(images.to_pixels(RGB[:, ::-1]), RGB[:, ::-1])
+    np.testing.assert_array_equal(decoding.to_pixels(RGB), RGB)
+    np.testing.assert_array_equal(decoding.to_pixels(jnp.asarray(RGB)), RGB)
+    np.testing.assert_array_equal(decoding.to_pixels(RGB[:, ::-1]), RGB[:, ::-1])
     grey = RGB[:, :, 0]
-    np.testing.assert_array_equal(images.to_pixels(grey), np.stack([grey] * 3, axis=2))
-    assert images.upright_size(RGB) == (5, 7) and images.upright_size(grey) == (5, 7)
+    np.testing.assert_array_equal(decoding.to_pixels(grey), np.stack([grey] * 3, axis=2))
+    assert decoding.upright_size(RGB) == (5, 7) and decoding.upright_size(grey) == (5, 7)
 
 
 @pytest.mark.parametrize("given, words", [
@@ -90,9 +90,9 @@ def test_arrays():
 ])  # fmt: skip
 def test_what_cannot_be_used_says_what_to_do(given, words):
     for function, error in (
-        (images.to_pixels, UserError), (images.decode_upright, ValueError), (images.upright_size, ValueError)
+        (decoding.to_pixels, UserError), (decoding.decode_upright, ValueError), (decoding.upright_size, ValueError)
     ):  # fmt: skip
-        if isinstance(given, Image.Image) and function is images.upright_size:
+        if isinstance(given, Image.Image) and function is decoding.upright_size:
             continue  # its pixels are not looked at
         with pytest.raises(error, match=words) as raised:
             function(given)
@@ -108,14 +108,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         "a\0b": "cannot be read",
     }.items():
         with pytest.raises(UserError, match=words):
-            images.to_pixels(path)
+            decoding.to_pixels(path)
 
 
 def test_damaged_exif_is_ignored():
     content = bytearray(file_of(Image.fromarray(RGB), "JPEG", 6))
     place = content.index(b"Exif\0\0") + 6
     content[place : place + 8] = b"\xff" * 8
-    assert images.to_pixels(bytes(content)).shape == (5, 7, 3) == (*images.upright_size(bytes(content)), 3)
+    assert decoding.to_pixels(bytes(content)).shape == (5, 7, 3) == (*decoding.upright_size(bytes(content)), 3)
 
 
 def test_a_jpeg_may_be_cut_anywhere():
@@ -124,7 +124,7 @@ def test_a_jpeg_may_be_cut_anywhere():
         file = io.BytesIO()
         Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)).save(file, "JPEG", **options)
         whole = file.getvalue()
-        assert images.decode(whole).shape == (16, 16, 3)
+        assert decoding.decode(whole).shape == (16, 16, 3)
         for length in range(len(whole) - 2):  # the last two bytes say that the image ends here
             with pytest.raises(ValueError):
-                images.decode(whole[:length])
+                decoding.decode(whole[:length])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_jax import image_pixels
-from detr_jax.images import Limits, decode, decode_upright, image_size, probe
+from detr_jax.images import pixels
+from detr_jax.images.decoding import Limits, decode, decode_upright, image_size, probe
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
@@ -181,9 +181,9 @@ def test_32_bit_pixels_are_scaled_by_the_stated_rule():
 def test_large_images_are_converted_in_strips(monkeypatch):
     images = [encoded("PNG", "P"), encoded("PNG", "LA"), encoded("JPEG", "CMYK"), encoded("TIFF", "F")]
     expected = [decode(image) for image in images]
-    monkeypatch.setattr(image_pixels, "STRIP", 100)
-    for image, pixels in zip(images, expected, strict=True):
-        np.testing.assert_array_equal(decode(image), pixels)
+    monkeypatch.setattr(pixels, "STRIP", 100)
+    for image, wanted in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(decode(image), wanted)
 
 
 def test_limits_are_asked_before_anything_is_decoded():

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 
 from detr_jax.errors import UserError
-from detr_jax.image_headers import Header, count_frames, read_header
-from detr_jax.image_pixels import RGB, check_pixels, rgb_pixels, stored_pixels
+from detr_jax.images.headers import Header, count_frames, read_header
+from detr_jax.images.pixels import RGB, check_pixels, rgb_pixels, stored_pixels
 
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 ACCEPTED = "a path, the bytes of a file, a Pillow image or a uint8 array of shape (height, width, 3)"

@@ -23,7 +23,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from detr_jax.image_tags import (
+from detr_jax.images.tags import (
     BITS,
     COMPRESSION,
     HEIGHT,

@@ -14,8 +14,8 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
-from detr_jax.image_headers import Header, one_line, open_with_pillow
-from detr_jax.image_tags import BITS, SAMPLE_FORMAT
+from detr_jax.images.headers import Header, one_line, open_with_pillow
+from detr_jax.images.tags import BITS, SAMPLE_FORMAT
 
 RGB = UInt8[np.ndarray, "_ _ 3"]
 STRIP = 1_000_000  # pixels that are converted at a time, so that a large image is not held several times

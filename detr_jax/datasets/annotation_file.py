@@ -50,8 +50,8 @@ def read_entries(path: Path, culprits: Culprits) -> Iterator[Entry]:
             elif element.number is None:
                 yield from _no_entries(path, element)
                 first[element.key] = []
-            else:
-                yield from _normalised(element, culprits)
+            elif entry := _normalised(element, culprits):
+                yield entry
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a COCO annotation file") from error
     except ValueError as error:
@@ -67,15 +67,16 @@ def _no_entries(path: Path, element: json_stream.Element) -> Iterator[Entry]:
         raise UserError(f"{path}: {element.key} is {shown(element.value)}: it must be a list of entries; {WANTED}")
 
 
-def _normalised(element: json_stream.Element, culprits: Culprits) -> Iterator[Entry]:
+def _normalised(element: json_stream.Element, culprits: Culprits) -> Entry | None:
+    key, number, given, start, end = element
     try:
-        value = normalise.normalise(element.key, element.value)
+        value = normalise.normalise(key, given)
     except normalise.Unusable as error:
-        name = shown(element.value["id"]) if isinstance(element.value, dict) and "id" in element.value else "none"
+        name = shown(given["id"]) if isinstance(given, dict) and "id" in given else "none"
         kind = f"{UNREADABLE}, by its {error.field}" if error.field else UNREADABLE
-        culprits.add(kind, f"{element.key} number {element.number:,} (id {name}): {error}")
-    else:
-        yield Entry(*element._replace(value=value), is_changed=value is not element.value)
+        culprits.add(kind, f"{key} number {number:,} (id {name}): {error}")
+        return None
+    return Entry(key, number, value, start, end, value is not given)
 
 
 def _refuse_other_kinds(path: Path, first: dict[str | None, Any]) -> None:

@@ -1,5 +1,6 @@
 """Looking at every image once: whether it can be decoded, how large it is, and whether it was seen before."""
 
+import contextlib
 import hashlib
 import os
 from collections import deque
@@ -19,6 +20,7 @@ from detr_jax.images import decoding
 
 THREADS = os.cpu_count() or 1
 AHEAD = 4  # images that each thread may be ahead, so that memory holds no more of them
+SAMPLES = 1024  # bytes of a file: its first ones, its last ones, and as many between them
 
 
 class Look(NamedTuple):
@@ -29,7 +31,6 @@ class Look(NamedTuple):
     size: tuple[int, int]  # (height, width) that the boxes refer to; (0, 0) if the file cannot be used
     error: str | None  # why it cannot be used
     info: decoding.ImageInfo | None
-    digest: bytes
 
 
 def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = False) -> Look:
@@ -39,13 +40,29 @@ def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = Fa
       row: what the result is called.
       stated: the (height, width) that the annotations state, if they do.
     """
-    digest = hashlib.sha256(file).digest()[:16]
     try:
-        info = decoding.probe(file)
-        size = decoding.image_size(file, stated) if quick else decoding.verify(file, stated)
+        info, size = decoding.examine(file, stated, quick=quick)
     except ValueError as error:
-        return Look(row, file, (0, 0), str(error), None, digest)
-    return Look(row, file, size, None, info, digest)
+        return Look(row, file, (0, 0), str(error), None)
+    return Look(row, file, size, None, info)
+
+
+def name_image(image_id: int, file_name: str) -> str:
+    """What messages call an image."""
+    return f"image {image_id} ({shorten(file_name)})"
+
+
+def note_image(culprits: Culprits, name: str, seen: Look, broken_stops: bool = True) -> None:
+    """Takes note of an image that cannot be used, or may be seen in another way than its annotations mean."""
+    if seen.error:
+        culprits.add(defects.BROKEN, f"{name}: {seen.error}", broken_stops)
+        return
+    if seen.info.is_ambiguous:
+        culprits.add(defects.UNSURE_TURN, f"{name}: orientation {seen.info.orientation}", stops=False)
+    elif seen.size != seen.info.upright_size:
+        culprits.add(defects.TURNED, f"{name}: orientation {seen.info.orientation}", stops=False)
+    if seen.info.frames > 1:
+        culprits.add(defects.FRAMES, f"{name}: {seen.info.frames:,}", stops=False)
 
 
 def look_at_folder(folder: CocoFolder, quick: bool = False) -> Iterator[Look]:
@@ -56,7 +73,7 @@ def look_at_folder(folder: CocoFolder, quick: bool = False) -> Iterator[Look]:
         try:
             file = decoding.read_file(folder.paths[row])
         except ValueError as error:
-            return Look(row, b"", (0, 0), str(error), None, b"")
+            return Look(row, b"", (0, 0), str(error), None)
         return look(row, file, stated if all(stated) else None, quick)
 
     return in_order(look_at, np.argsort(folder.file.image_ids, kind="stable").tolist())
@@ -83,14 +100,31 @@ class Sighting(NamedTuple):
 
 
 class Sightings:
-    """Remembers which images of which split were seen, by their content."""
+    """Remembers which images of which split were seen, by their content.
+
+    Only samples of each file are hashed; all of it when the samples of two files are the same.
+    """
 
     def __init__(self):
-        self._first: dict[bytes, Sighting] = {}
+        self._first: dict[bytes, Sighting] = {}  # by samples
+        self._first_whole: dict[bytes, Sighting] = {}  # by content, where samples repeat
+        self._repeated: set[bytes] = set()  # samples
 
-    def find(self, digest: bytes, sighting: Sighting) -> Sighting:
+    def find(self, file: bytes, sighting: Sighting) -> Sighting:
         """Where this content was seen first; ``sighting`` itself if it is new."""
-        return self._first.setdefault(digest, sighting)
+        samples = _digest(file[:SAMPLES] + file[:: 1 + len(file) // SAMPLES] + file[-SAMPLES:] + b"%d" % len(file))
+        first = self._first.setdefault(samples, sighting)
+        if first is sighting:
+            return sighting
+        if samples not in self._repeated:
+            self._repeated.add(samples)
+            with contextlib.suppress(OSError):  # it was removed since
+                self._first_whole.setdefault(_digest(first.path.read_bytes()), first)
+        return self._first_whole.setdefault(_digest(file), sighting)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:16]
 
 
 class Examination:
@@ -107,20 +141,13 @@ class Examination:
 
     def add(self, seen: Look) -> None:
         """Takes note of one image."""
-        name = f"image {self._folder.file.image_ids[seen.row]} ({shorten(self._folder.file.file_names[seen.row])})"
+        name = name_image(int(self._folder.file.image_ids[seen.row]), self._folder.file.file_names[seen.row])
+        note_image(self._culprits, name, seen, self._broken_stops)
         if seen.error:
-            self._culprits.add(defects.BROKEN, f"{name}: {seen.error}", self._broken_stops)
             return
         self.sizes[seen.row] = seen.size
-        info = seen.info
-        if info.is_ambiguous:
-            self._culprits.add(defects.UNSURE_TURN, f"{name}: orientation {info.orientation}", stops=False)
-        elif seen.size != info.upright_size:
-            self._culprits.add(defects.TURNED, f"{name}: orientation {info.orientation}", stops=False)
-        if info.frames > 1:
-            self._culprits.add(defects.FRAMES, f"{name}: {info.frames:,}", stops=False)
         path = self._folder.paths[seen.row]
-        first = self._sightings.find(seen.digest, Sighting(self._split, name, path))
+        first = self._sightings.find(seen.file, Sighting(self._split, name, path))
         if first.split != self._split:
             self._culprits.add(defects.LEAKED, f"{name} is {first.name} of {first.split}", stops=False)
         elif first.path != path:  # a file that is listed twice was named before

@@ -17,9 +17,11 @@ from detr_jax.datasets.examination import (
     in_order,
     look,
     look_at_folder,
+    name_image,
+    note_image,
 )
 from detr_jax.datasets.folders import SplitFolder, find_unlisted, open_folder
-from detr_jax.datasets.split import Split
+from detr_jax.datasets.split import Record, Split
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
@@ -72,22 +74,21 @@ def inspect_split(split: Split, quick: bool = False) -> Inspection:
     """Checks a prepared split: whether every record is its image's, and decodes to the size that its boxes refer to."""
     boxes, culprits = np.zeros(len(split.categories.ids), int), Culprits()
 
-    def look_at(row: int) -> tuple[Look | None, np.ndarray | str]:
+    def look_at(row: int) -> tuple[Record, Look] | str:
         try:
             record = split[row]
         except UserError as error:
-            return None, str(error)
-        size = tuple(split.sizes[row].tolist())
-        return look(row, record.image, size, quick), np.bincount(record.labels, minlength=len(boxes))
+            return str(error)
+        return record, look(row, record.image, tuple(split.sizes[row].tolist()), quick)
 
     looks = in_order(look_at, range(len(split)))
-    for row, (seen, labels) in enumerate(tqdm(looks, "decoding", len(split), unit=" images", disable=None)):
-        if seen is None:
-            culprits.add(defects.DAMAGED, labels)
-        else:
-            boxes += labels
-            if seen.error:
-                culprits.add(defects.BROKEN, f"image {split.image_ids[row]}: {seen.error}")
+    for found in tqdm(looks, "decoding", len(split), unit=" images", disable=None):
+        if isinstance(found, str):
+            culprits.add(defects.DAMAGED, found)
+            continue
+        record, seen = found
+        boxes += np.bincount(record.labels, minlength=len(boxes))
+        note_image(culprits, name_image(record.image_id, record.file_name), seen)
     notes = describe_rare_classes(split.categories.names, boxes)
     return Inspection(len(split), split.categories, boxes, culprits.defects(), notes)
 

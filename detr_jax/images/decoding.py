@@ -127,11 +127,19 @@ def decode(
     return _turn(stored_pixels(bytes(image), header, canvas if orientation == 1 else None), orientation)
 
 
-def verify(image: bytes, size: tuple[int, int] | None = None, limits: Limits = LIMITS) -> tuple[int, int]:
-    """(height, width) of ``decode(image, size)``, where all data of the file are read. Raises ValueError alike."""
-    header, orientation = _look(bytes(image), size, limits)
-    check_pixels(bytes(image), header)
-    return _turned_size(header.size, orientation)
+def examine(
+    image: bytes, size: tuple[int, int] | None = None, limits: Limits = LIMITS, quick: bool = False
+) -> tuple[ImageInfo, tuple[int, int]]:
+    """What the header says, and (height, width) of ``decode(image, size)``. Raises ValueError alike.
+
+    All data of the file are read, unless ``quick``.
+    """
+    image = bytes(image)
+    header, orientation = _look(image, size, limits)
+    info = _describe(image, header)
+    if not quick:
+        check_pixels(image, header)
+    return info, _turned_size(header.size, orientation)
 
 
 def image_size(image: bytes, size: tuple[int, int] | None = None, limits: Limits = LIMITS) -> tuple[int, int]:
@@ -143,8 +151,7 @@ def image_size(image: bytes, size: tuple[int, int] | None = None, limits: Limits
 def probe(image: bytes, limits: Limits = LIMITS) -> ImageInfo:
     """What the header says of an image file; nothing is decoded. Raises ValueError when it is none, or too large."""
     header, _ = _look(bytes(image), None, limits)
-    upright = _turned_size(header.size, header.orientation)
-    return ImageInfo(header.format, header.size, upright, header.orientation, count_frames(image, header))
+    return _describe(bytes(image), header)
 
 
 def read_file(image: str | os.PathLike | bytes | bytearray | memoryview, limits: Limits = LIMITS) -> bytes:
@@ -163,6 +170,11 @@ def read_file(image: str | os.PathLike | bytes | bytearray | memoryview, limits:
         raise ValueError(f"it cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ValueError("it cannot be read (a zero byte in the path)") if "null" in str(error) else error from None
+
+
+def _describe(image: bytes, header: Header) -> ImageInfo:
+    upright = _turned_size(header.size, header.orientation)
+    return ImageInfo(header.format, header.size, upright, header.orientation, count_frames(image, header))
 
 
 def _look(image: bytes, size: tuple[int, int] | None, limits: Limits) -> tuple[Header, int]:

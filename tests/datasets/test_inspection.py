@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from detr_jax.datasets import shapes
+from detr_jax.datasets import defects, shapes
 from detr_jax.datasets.defects import Defect
 from detr_jax.datasets.folders import SplitFolder, find_splits
 from detr_jax.datasets.inspection import count_objects, inspect_folder, inspect_split
@@ -78,3 +78,16 @@ def test_real_photos(real_data):
 def test_the_synthetic_set_has_no_defect(tmp_path, split):
     shapes.write(tmp_path / "raw", shapes.Settings(train=6, val=6, size=48))
     assert inspect_folder(find_splits(tmp_path / "raw")[split]).defects == []
+
+
+@pytest.mark.parametrize("width, rotation", [(60, 2), (60, 3), (60, 4), (40, 3), (40, 6), (40, 5)])
+def test_turned_images_that_nobody_can_tell_are_counted(tmp_path, width, rotation):
+    """Mirrored and square images have the stated size whichever way the boxes were drawn."""
+    files = {"c.jpg": make_image(width, rotation=rotation), "a.png": make_image(image_format="PNG", rotation=1)}
+    content = ground_truth()
+    content["images"] = [content["images"][0] | {"width": width}, content["images"][1]]
+    folder = write_folder(tmp_path / "raw", content, files)
+    found = [defect for defect in inspect_folder(folder).defects if defect.kind == defects.UNSURE_TURN]
+    assert found == [Defect(defects.UNSURE_TURN, 1, (f"image 30 (c.jpg): orientation {rotation}",), stops=False)]
+    prepare_dataset({"train": folder}, tmp_path, "cells")
+    assert inspect_split(open_split(tmp_path, "cells", "train")).defects == found

@@ -1,6 +1,7 @@
 """Whatever people hold as an image becomes the RGB pixels that a viewer shows; Pillow is the oracle."""
 
 import io
+import random
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 
 from detr_jax.errors import UserError
 from detr_jax.images import decoding
+from tests.fuzz import mutations
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 ORIENTATION = 0x0112
@@ -128,3 +130,23 @@ def test_a_jpeg_may_be_cut_anywhere():
         for length in range(len(whole) - 2):  # the last two bytes say that the image ends here
             with pytest.raises(ValueError):
                 decoding.decode(whole[:length])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_examining_accepts_what_can_be_decoded(kind):
+    """Of JPEG few pixels are made, yet all data are read."""
+
+    def outcome(function, image):
+        try:
+            return function(image)
+        except ValueError as error:
+            return str(error)
+
+    accepted = 0
+    for number in range(200):
+        rng = random.Random(f"{kind} {number}")
+        image = mutations.damage_bytes(mutations.sound_image(kind, rng), rng)
+        found = outcome(lambda image: decoding.examine(image)[1], image)
+        assert found == outcome(lambda image: decoding.decode(image).shape[:2], image), number
+        accepted += not isinstance(found, str)
+    assert 10 < accepted < 190

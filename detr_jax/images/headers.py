@@ -23,6 +23,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from detr_jax.images.markers import START_OF_SCAN, count_scans, iterate_segments
 from detr_jax.images.tags import (
     BITS,
     COMPRESSION,
@@ -50,6 +51,7 @@ PLUGINS = {  # opened by their own classes: ``Image.open`` would apply Pillow's 
 }
 PLAIN_EFFORT = 64  # a PPM whose numbers are text takes so much longer
 MOST_BLOCKS = 3_000_000  # of a GIF, each up to 255 bytes long
+MOST_SAMPLES = 6  # a pixel of a TIFF that Pillow reads
 USUAL_SCANS = 20  # of a progressive JPEG; each more costs time
 STRANGERS = {  # what looks like an image but is not read: bytes at an offset
     "HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
@@ -151,25 +153,14 @@ def one_line(error: Exception) -> str:
 
 
 def _read_jpeg(image: bytes) -> Header:
-    size, components, progressive, orientation, place = None, 0, False, None, 2
-    for _ in range(MOST_PARTS):
-        place = image.find(b"\xff", place)
-        marker = image[place + 1] if 0 <= place < len(image) - 3 else 0xD9
-        if marker == 0xD9:  # the end of the file or of the image
-            break
-        place += 1 if marker == 0xFF else 2
-        if marker in (0xFF, 0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # stands alone: it has no length
-            continue
-        length = int.from_bytes(image[place : place + 2])
-        if marker == 0xDA:
-            if size is None or place + 3 > len(image):
-                break
-            start = place + length
+    size, components, progressive, orientation = None, 0, False, None
+    for marker, place, length in iterate_segments(image):
+        if marker == START_OF_SCAN and size is not None and place + 3 <= len(image):
             scans = 1
             if progressive or image[place + 2] < components:
-                scans = _count_scans(image, place, components)
+                scans = count_scans(image, place, components)
             effort = -(-scans // USUAL_SCANS) * (2 if scans > 1 and components > 3 else 1)
-            return Header("JPEG", size, orientation or 1, None, components, start, effort)
+            return Header("JPEG", size, orientation or 1, None, components, place + length, effort)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and size is None and length >= 8:
             height, width, components = struct.unpack(">HHB", image[place + 3 : place + 8].ljust(5, b"\0"))
             size, progressive = (height, width), marker in (0xC2, 0xC6, 0xCA, 0xCE)
@@ -177,42 +168,7 @@ def _read_jpeg(image: bytes) -> Header:
                 raise ValueError(f"its header says {width}x{height} pixels")
         elif marker == 0xE1 and orientation is None and image[place + 2 : place + 8] == b"Exif\0\0":
             orientation = read_orientation(image[place + 8 : place + length])
-        place += length
     raise ValueError("it is truncated or damaged: it holds no pixels")
-
-
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # within the data of a scan: not a stuffed byte, not a restart
-
-
-def _count_scans(image: bytes, place: int, components: int) -> int:
-    """The number of scans of a JPEG that has several. Raises ValueError when they do not add up to an image.
-
-    libjpeg fills what no scan brings with grey and says nothing. Args: place: of the first scan's header.
-    """
-    missing: dict[int, int] = {}  # of each component, a bit for each coefficient that is not yet exact
-    scans = 0
-    while scans < MOST_PARTS:
-        length, count = int.from_bytes(image[place : place + 2]), image[place + 2]
-        header = image[place + 3 : place + 6 + 2 * count]
-        if len(header) == 2 * count + 3:
-            first, last, depth = header[-3], min(header[-2], 63), header[-1] & 15
-            for component in header[0:-3:2]:
-                exact = ((1 << (last + 1)) - (1 << first)) if depth == 0 and first <= last else 0
-                missing[component] = missing.get(component, (1 << 64) - 1) & ~exact
-        scans += 1
-        place += length
-        while True:  # to the next scan, over the tables before it
-            found = _MARKER.search(image, place)
-            if found is None or found[0][1] == 0xD9 or found.start() + 5 > len(image):
-                if len(missing) < components or any(missing.values()):
-                    raise ValueError("it is truncated: it ends before its last scan")
-                return scans
-            place = found.end()
-            if found[0][1] == 0xDA:
-                break
-            if found[0][1] != 0x01:
-                place += int.from_bytes(image[place : place + 2])
-    raise ValueError("it is damaged: its scans do not end")
 
 
 def _read_webp(image: bytes) -> Header:
@@ -278,6 +234,9 @@ def _read_tiff(image: bytes) -> Header:
     width, height = value.get(WIDTH, 0), value.get(HEIGHT, 0)
     if not (0 < width < 1 << 31 and 0 < height < 1 << 31):
         raise ValueError(f"its header says {width}x{height} pixels")
+    samples = tags.get(SAMPLES_PER_PIXEL)
+    if samples and (samples.count != 1 or samples.value > MOST_SAMPLES):  # Pillow would print a line
+        raise ValueError(f"it has more than {MOST_SAMPLES} samples a pixel, or is damaged")
     orientation = value.get(ORIENTATION, 1)
     if 2 <= orientation <= 8:  # Pillow would turn it by itself; here it is first seen as stored
         stored = bytearray(image)

@@ -5,6 +5,7 @@ with grey, and Pillow says nothing if the file has an end marker. WebP is decode
 and which takes a quarter of the memory.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 
@@ -15,11 +16,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from detr_jax.images.headers import Header, one_line, open_with_pillow
+from detr_jax.images.libtiff import hear_errors
+from detr_jax.images.markers import tidy
 from detr_jax.images.tags import BITS, SAMPLE_FORMAT
 
 RGB = UInt8[np.ndarray, "_ _ 3"]
 STRIP = 1_000_000  # pixels that are converted at a time, so that a large image is not held several times
-HARMLESS = re.compile("unknown JFIF|Unknown Adobe|Invalid SOS parameters|ICC", re.IGNORECASE)  # of libjpeg's warnings
+HARMLESS = re.compile("unknown JFIF|Unknown Adobe|Invalid SOS parameters", re.IGNORECASE)  # of libjpeg's warnings
+UNTIDY = re.compile("extraneous bytes before marker 0x(?!d9)|ICC", re.IGNORECASE)  # of what comes before the pixels
 STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 JUNK = bytes(range(1, 251)) * 4  # holds no marker
 
@@ -85,6 +89,8 @@ def _decode_complete(image: bytes, decode: Callable[..., np.ndarray], scan: int)
         return decode(image, strict=True)
     except ValueError as error:
         message, end = str(error), image.find(b"\xff\xd9", scan)
+        if UNTIDY.search(message) and len(tidied := tidy(image)) < len(image):
+            return _decode_complete(tidied, decode, scan + len(tidied) - len(image))
         stray = STRAY.search(message)
         if stray and end > 0:  # the encoder's padding, unless something else is wrong too
             return decode(image[: end - int(stray[1])] + image[end:], strict=True)
@@ -131,7 +137,7 @@ def rgb_pixels(image: Image.Image) -> RGB:
     Raises ValueError, which says what is wrong with it.
     """
     try:
-        image.load()
+        _load(image)
         width, height = image.size
         convert = _choose_conversion(image)
         pixels = np.empty((height, width, 3), np.uint8)
@@ -141,6 +147,14 @@ def rgb_pixels(image: Image.Image) -> RGB:
         return pixels
     except Exception as error:  # as in ``open_with_pillow``
         raise ValueError(f"it is truncated or damaged ({one_line(error)})") from error
+
+
+def _load(image: Image.Image) -> None:
+    """Makes Pillow decode the image. Raises an error also where Pillow returns what libtiff could not decode."""
+    with hear_errors() if image.format == "TIFF" else contextlib.nullcontext() as errors:
+        image.load()
+    if errors:
+        raise ValueError(f"libtiff reports an error in {errors[0]}")
 
 
 def _iterate_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
@@ -191,7 +205,8 @@ def _make_scale(image: Image.Image) -> Callable[[Image.Image], np.ndarray]:
     half = 0.5 if top in (1.0, 255.0) else 0.0  # to the nearest level; 65535 / 256 stays below 256
 
     def convert(part: Image.Image) -> np.ndarray:
-        scaled = np.asarray(part).view(dtype).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of NaN that signal
+            scaled = np.asarray(part).view(dtype).astype(np.float64)
         scaled -= low
         scaled *= factor
         scaled += half

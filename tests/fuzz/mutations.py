@@ -83,12 +83,17 @@ def sound_image(kind: str, rng: random.Random) -> bytes:
         "PNG": ("RGB", "RGBA", "P", "L", "1", "I;16"),
         "GIF": ("P",),
         "BMP": ("RGB",),
+        "TIFF": ("RGB", "L", "1", "YCbCr"),
     }
     mode = rng.choice(modes.get(kind, ("RGB",)))
     pixels = np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (32, 40, 3), np.uint8)
     image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
     image = image if mode == "I;16" else image.convert(mode)
-    file, options = io.BytesIO(), {"progressive": rng.random() < 0.5} if kind == "JPEG" else {}
+    options = {"progressive": rng.random() < 0.5} if kind == "JPEG" else {}
+    if kind == "TIFF":
+        kinds = ("group3", "group4") if mode == "1" else (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+        options = {"compression": rng.choice(kinds)}
+    file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 

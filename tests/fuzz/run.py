@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def main(kind: str, count: str, seed: str, folder: str) -> None:
     """Prints a JSON object: outcomes, failures with their numbers, and the peak of memory in MB."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", module="PIL")  # as every program does
     outcomes, failures = collections.Counter(), {}
     for number in range(int(count)):
         rng = random.Random(f"{kind} {seed} {number}")

@@ -1,13 +1,14 @@
 """Pixels are Pillow's, whatever the file; what is broken is said."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detr_jax.images import pixels
-from detr_jax.images.decoding import Limits, decode, decode_upright, image_size, probe
+from detr_jax.images.decoding import Limits, decode, decode_upright, examine, image_size, probe
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
@@ -116,6 +117,21 @@ def test_sound_jpegs_are_no_false_alarm():
         assert probe(image).frames == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}], ids=str)
+def test_strays_before_the_pixels_are_no_damage(options):
+    """libjpeg warns of them; other programs show the picture."""
+    image = encoded("JPEG", **options)
+    profile = b"\xff\xe2\0\x10ICC_PROFILE\0\0\0"
+    for marker in (b"\xff\xdb", b"\xff\xc4", b"\xff\xda"):
+        place = image.index(marker)
+        for stray in (b"12345", b"\xff\0\0", profile, b"\xff\xfe\0\4hi" + b"1"):
+            found = image[:place] + stray + image[place:]
+            np.testing.assert_array_equal(decode(found), pillow(image))
+            examine(found)
+            with pytest.raises(ValueError, match="truncated|damaged"):
+                decode(found[:-200] + b"\xff\xd9")
+
+
 @pytest.mark.parametrize("factors", [(0x21, 0x12, 0x11), (0x11, 0x22, 0x22)])
 def test_jpegs_of_unusual_sampling(factors):
     """Pillow decodes them alone; what is missing shows all the same."""
@@ -175,6 +191,10 @@ def test_32_bit_pixels_are_scaled_by_the_stated_rule():
     holes = RAMP.astype(np.float32)
     holes[0, :3] = np.nan, np.inf, -np.inf
     assert scaled(holes)[0, :3].tolist() == [0, 255, 0] and (scaled(holes)[1:] == np.round(RAMP[1:] * 255)).all()
+    signalling = np.full((2, 3), 0x7FA00000, np.uint32).view(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not scaled(signalling).any()
     assert not scaled(np.full((2, 3), np.nan, np.float32)).any() and not scaled(np.full((2, 3), 1e9, np.float32)).any()
 
 

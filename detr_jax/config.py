@@ -133,7 +133,9 @@ class DataConfig:
         choices=("host", "fast", "device"),
     )
     image_limits: tuple[int, ...] = setting(
-        (100_000_000, 500_000_000), "Most pixels and most bytes of one image file; a larger one counts as broken."
+        (100_000_000, 500_000_000),
+        "Most pixels and most bytes of one image file; a larger one counts as broken. Decoding takes 3 to 10 bytes of "
+        "memory a pixel, besides the file.",
     )
     max_bad_images: float = setting(
         0.01, "Fraction of a split's images that may be broken; more of them end the run.", least=0, most=1

@@ -6,7 +6,7 @@ that upright image. Of animated and multi-page files the first frame is taken.
 
 Folders are searched through for whatever is an image. A file that looks like one but cannot be used is listed and left
 out; the exit status is then 2. Other files are counted. Pictures that this program has drawn are never read again, and
-none of your files is overwritten.
+none of your files is overwritten; results of an earlier run in the same output folder are, and this is said.
 """
 
 import json
@@ -80,6 +80,15 @@ def report(found: Found, checked: Checked, inputs: list[str], output: Path) -> N
         print(f"--output={output} holds images of --input: drawings get names that no file there has")
 
 
+def report_replaced(output: Path, drawings: list[str]) -> None:
+    """Says which files of an earlier run are replaced."""
+    old = ["predictions.json"] * (output / "predictions.json").exists()
+    count = sum((output / name).exists() for name in drawings)
+    old += [f"{count} drawing{'' if count == 1 else 's'}"] * (count > 0)
+    if old:
+        print(f"--output={output} holds results of an earlier run, which are replaced: {' and '.join(old)}")
+
+
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
     args = flags.FLAGS
@@ -92,6 +101,7 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise UserError(f"none of the {bad + len(found.drawn)} files can be used as an image; nothing was written")
     ids, names, images = choose_ids(paths), choose_names(paths, output), ImageFiles(paths, limits)
+    report_replaced(output, names if args.draw else [])
     output.mkdir(parents=True, exist_ok=True)
 
     rows: dict[int, list[dict]] = {}

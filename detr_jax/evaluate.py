@@ -141,6 +141,8 @@ def main(argv: list[str]) -> int:
     if jax.process_index() == 0:
         coco_eval.write_evaluation(metrics, results, output)
     print(coco_eval.format_summary(metrics))
+    if metrics.AP < 0:
+        print(coco_eval.NO_OBJECTS)
     print(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:
         print(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")

@@ -6,6 +6,7 @@ All runs of a test session share one folder of compiled programs, so each is com
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from detr_jax.datasets.prepare import prepare_dataset
 REPOSITORY = Path(__file__).parents[1]
 TRAIN, VAL, SIZE = 12, 4, 64
 QUERIES = 10
+BROKEN = 3  # id of the image that is truncated in ``Programs.broken``
 SETTINGS = {  # of the debug model, made so small that a step is milliseconds
     "model.last_stage": "layer3",
     "model.decoder_layers": 2,
@@ -141,6 +143,16 @@ class Programs:
         assert done.returncode == 0, done.stderr
         answers = zip(commands, json.loads(done.stdout), strict=True)
         return [subprocess.CompletedProcess(command, *answer) for command, answer in answers]
+
+    @functools.cached_property
+    def broken(self) -> dict[str, Any]:
+        """Settings of the tiny dataset with a truncated training image, which has the id that ``BROKEN`` says."""
+        root = self.folder / "with_broken"
+        shutil.copytree(self.raw, root)
+        image = root / f"train2017/{BROKEN:06d}.jpg"
+        image.write_bytes(image.read_bytes()[:-200])
+        prepare_dataset(find_splits(root), self.data, "broken", quick=True)
+        return {"data.name": "broken", "data.max_bad_images": 0.1}
 
     @functools.cached_property
     def trained(self) -> Path:

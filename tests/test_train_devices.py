@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.programs import (
+    BROKEN,
     Programs,
     arrays,
     assert_close_losses,
@@ -73,6 +74,23 @@ def test_one_device_two_devices_two_processes(programs, tmp_path):
     assert "continues at step 6 of 8" in programs.go_on(tmp_path / "hosts", *more, "--config.train.steps=8")
     programs.go_on(tmp_path / "one", *more, "--config.train.steps=8")
     assert_close_losses(tmp_path / "one", tmp_path / "hosts", 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_broken_image(programs, tmp_path):
+    """Each names it once, in the log of the first; the losses are those of one process."""
+    settings = programs.broken | {"model.dropout": 0.0, "train.log_every": 1, "train.steps": 12, "train.eval_every": 12}
+    more = [f"--config.{name}={value}" for name, value in settings.items()]
+    done = programs.run("train", *programs.training(tmp_path / "one", *more), JAX_NUM_CPU_DEVICES=2)
+    assert done.returncode == 0, done.stderr
+    for process in start_two(programs, tmp_path / "hosts", *more):
+        status, _, err = finish(process, 400)
+        assert status == 0, err
+    assert_close_losses(tmp_path / "one", tmp_path / "hosts", 1e-6)
+    one, hosts = ((tmp_path / name / "bad_images.jsonl").read_text() for name in ("one", "hosts"))
+    assert one == hosts and json.loads(hosts)["image_id"] == BROKEN
+    assert (tmp_path / "hosts/train.log").read_text().count("left out: ") == 1
+    assert sum(row["broken_images"] for row in rows(tmp_path / "hosts") if "loss" in row) == 2
 
 
 @pytest.mark.slow

@@ -3,13 +3,17 @@
 import hashlib
 import json
 import re
+import shutil
 import signal
 
 import pytest
 
 from detr_jax.config_forms import to_dict
+from detr_jax.datasets.folders import find_splits
+from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.errors import UserError
 from detr_jax.train import train
+from detr_jax.weights.checkpoints import find_checkpoint
 from tests.programs import Programs, assert_same_state, evaluations, numbers, of_session, rows
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -76,3 +80,19 @@ def test_handlers_of_signals_come_back(programs, unbroken):
 
 def test_the_last_row_is_an_evaluation(unbroken):
     assert len(evaluations(unbroken)) == 1 and "coco_eval_bbox" in rows(unbroken)[-1]
+
+
+def test_a_validation_split_without_objects_scores_nothing(programs, tmp_path):
+    """Background is data as any other: training goes on, and the newest checkpoint is the one to use."""
+    folder = tmp_path / "raw"
+    shutil.copytree(programs.raw, folder)
+    annotations = folder / "annotations/instances_val2017.json"
+    annotations.write_text(json.dumps(json.loads(annotations.read_text()) | {"annotations": []}))
+    prepare_dataset(find_splits(folder), tmp_path, "background")
+    data = {"data.name": "background", "data.dir": str(tmp_path), "train.steps": 4, "train.eval_every": 2}
+    train(programs.config(SHORT | data), tmp_path / "run")
+    assert "note: the ground truth has no objects" in (tmp_path / "run/train.log").read_text()
+    assert evaluations(tmp_path / "run") == [[-1] * 12] * 2
+    assert find_checkpoint(tmp_path / "run").name == "4"
+    train(programs.config(SHORT | data | {"train.steps": 6}), tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run") if "coco_eval_bbox" in row] == [2, 4, 6]

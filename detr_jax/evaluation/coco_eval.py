@@ -23,6 +23,7 @@ from detr_jax.errors import UserError
 from detr_jax.evaluation import average_precision, plots
 from detr_jax.evaluation.average_precision import Instances, Scores
 
+NO_OBJECTS = "the ground truth has no objects, so there is nothing to score: AP is -1"
 MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
 SHAPE_KEY = {"bbox": "bbox", "segm": "segmentation"}  # where a result keeps what is compared
 
@@ -267,8 +268,9 @@ def _has_area(annotation: dict) -> bool:
 def check_ground_truth(ground_truth: dict) -> list[str]:
     """Makes sure that a perfect detector would get AP 1.0 on this data; call it before training.
 
-    Returns warnings, one sentence each, about what limits AP without being an error: boxes without area, which training
-    drops; boxes that reach a little beyond their image; more objects of a class in an image than COCO counts.
+    Returns warnings, one sentence each, about what limits AP without being an error: no objects at all; boxes without
+    area, which training drops; boxes that reach a little beyond their image; more objects of a class in an image than
+    COCO counts.
 
     Raises UserError, which names the annotations, when a perfect detector would miss objects even at IoU 0.5.
     """
@@ -278,7 +280,7 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
             raise UserError(f"annotations {_some(strangers)} belong to {kind} that the file does not list: remove them")
     objects = [annotation for annotation in ground_truth["annotations"] if not annotation.get("iscrowd")]
     if not objects:
-        raise UserError("the ground truth has no objects, so there is nothing to score: check the annotation file")
+        return [NO_OBJECTS]
     results = ground_truth_as_results(ground_truth)
     warnings = []
     if empty := [a.get("id") for a in objects if not _has_area(a)]:

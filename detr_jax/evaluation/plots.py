@@ -98,8 +98,9 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
 
 
 def _with_ap(row: dict) -> dict:
-    numbers = row.get("coco_eval_bbox")
-    return row if numbers is None else {**row, "AP": numbers[0], "AP50": numbers[1], "AP75": numbers[2]}
+    numbers = row.get("coco_eval_bbox") or ()
+    known = {name: n for name, n in zip(("AP", "AP50", "AP75"), numbers, strict=False) if _is_number(n) and n >= 0}
+    return row | known  # -1: there is nothing to score
 
 
 def _is_number(value) -> bool:

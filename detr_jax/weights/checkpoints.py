@@ -144,14 +144,15 @@ class Checkpoints:
 
     @property
     def _best_step(self) -> int | None:
-        return max(self._scores, key=self._scores.get, default=None)  # the first, of equals
+        scored = [step for step, score in self._scores.items() if score >= 0]  # -1: there was nothing to score
+        return max(scored, key=self._scores.get, default=None)  # the first, of equals
 
     def evaluated(self, step: int) -> bool:
         """Whether the AP of a step is known."""
         return step in self._scores
 
     def record(self, step: int, score: float) -> None:
-        """Remembers the AP of a step, saved or about to be; the highest one is the best."""
+        """Remembers the AP of a step, saved or about to be; the highest one is the best, if there is any AP."""
         self._scores[step] = score
         if jax.process_index() == 0:
             with replacing(self.folder / SCORES) as path:
@@ -192,7 +193,7 @@ class Checkpoints:
 
     def _link_best(self) -> None:
         best = self._best_step
-        if jax.process_index() or best not in (*steps(self.folder), self._writing):
+        if jax.process_index() or best is None or best not in (*steps(self.folder), self._writing):
             return
         link = self.folder / f".{BEST}.{os.getpid()}"
         link.unlink(missing_ok=True)

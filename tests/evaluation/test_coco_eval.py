@@ -172,12 +172,11 @@ def test_ground_truth_as_results_is_perfect():
         ({"bbox": [60, 50, 120, 110]}, "outside of their image"),  # corners written where width and height belong
         ({"image_id": 6}, "annotations 1 belong to images"),
         ({"category_id": 9}, "annotations 1 belong to categories"),
-        ({"iscrowd": 1}, "no objects"),
     ],
 )
 def test_data_that_no_detector_could_find_stops_with_the_reason(change, words):
     truth = one_object()
-    truth["annotations"] += [{**truth["annotations"][0], "id": 2}] if "iscrowd" not in change else []
+    truth["annotations"] += [{**truth["annotations"][0], "id": 2}]
     truth["annotations"][0].update(change)
     with pytest.raises(UserError, match=words):
         coco_eval.check_ground_truth(truth)
@@ -191,6 +190,15 @@ def test_boxes_without_area_are_a_warning_unless_there_is_nothing_else(box):
     truth["annotations"] += [{**one_object()["annotations"][0], "id": 2}]
     (warning,) = coco_eval.check_ground_truth(truth)
     assert "annotations 1 have boxes without area, which nothing can match, so AP cannot exceed" in warning
+
+
+@pytest.mark.parametrize("annotations", [[], one_object(iscrowd=1)["annotations"]], ids=["none", "crowds"])
+def test_images_without_objects_are_kept_and_score_nothing(annotations):
+    truth = one_object() | {"annotations": annotations}
+    (warning,) = coco_eval.check_ground_truth(truth)
+    assert "no objects" in warning and "AP is -1" in warning
+    row = {"image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    assert coco_eval.evaluate(truth, [row]).numbers == directly(truth, [row])[0].tolist() == [-1] * 12
 
 
 def test_duplicate_boxes_are_no_fault():

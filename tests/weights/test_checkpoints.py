@@ -197,7 +197,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert checkpoints.steps(folder) == [7] and best(folder) == "7"
 
 
-@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1), (-1.0, -1.0)])
+@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1)])
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, dict(enumerate(scores, start=1)), keep=1)
@@ -205,10 +205,12 @@ def test_equal_scores_keep_a_best(scores, tmp_path):
     assert checkpoints.read_info(folder / checkpoints.BEST)["step"] == 1 + scores.index(max(scores))
 
 
-def test_without_scores_there_is_no_best(tmp_path):
-    write(tmp_path / "checkpoints", {1: None, 2: None}, keep=1)
+@pytest.mark.parametrize("score", [None, -1.0])
+def test_without_scores_there_is_no_best(score, tmp_path):
+    """-1 is COCO's score where there is nothing to score."""
+    write(tmp_path / "checkpoints", {1: score, 2: score}, keep=1)
     assert checkpoints.steps(tmp_path / "checkpoints") == [2]
-    assert not (tmp_path / "checkpoints" / checkpoints.BEST).exists()
+    assert not (tmp_path / "checkpoints" / checkpoints.BEST).is_symlink()
     assert checkpoints.find_checkpoint(tmp_path).name == "2"
 
 

@@ -82,7 +82,8 @@ class SelectedAnchors(nnx.Module):
         logits, shift = Heads(self.class_head, self.box_head)(tokens)
         references = logit(boxes) + shift
         scores = jnp.where(valid, self.objectness(logits), -jnp.inf)
-        _, best = lax.top_k(lax.stop_gradient(scores), self.num_queries)
+        # A sort, because each device sorts its own images; for top_k the scores of all images go to every device.
+        best = jnp.argsort(-lax.stop_gradient(scores), axis=-1)[:, : self.num_queries]
         tokens, logits, references = (
             jnp.take_along_axis(values, best[..., None], axis=1) for values in (tokens, logits, references)
         )

@@ -58,11 +58,13 @@ def target_classes(
     targets: Targets, query_of_target: Int[Array, "L B T"], num_queries: int, no_object: int
 ) -> Int[Array, "L B N"]:
     """The class every query should predict: that of its target, or no-object."""
-    layers, images, _ = query_of_target.shape
-    labels = jnp.broadcast_to(targets.labels.astype(jnp.int32)[None], query_of_target.shape)
-    layer, image = jnp.arange(layers)[:, None, None], jnp.arange(images)[None, :, None]
-    empty = jnp.full((layers, images, num_queries), no_object, jnp.int32)
-    return empty.at[layer, image, query_of_target].set(labels, mode="drop")  # invalid targets have query N: dropped
+
+    def of_image(query: Int[Array, " T"], labels: Int[Array, " T"]) -> Int[Array, " N"]:
+        return jnp.full(num_queries, no_object, jnp.int32).at[query].set(labels, mode="drop")
+
+    # Invalid targets have query N, which is dropped. Mapped over the images rather than indexed by them, because then
+    # the compiler knows that each image stays on its device.
+    return jax.vmap(jax.vmap(of_image), (0, None))(query_of_target, targets.labels.astype(jnp.int32))
 
 
 def set_losses(

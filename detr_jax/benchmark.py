@@ -167,7 +167,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "canvases", None, "step, fits: only so many, the most frequent or the largest; each takes its time to compile."
     )
-    flags.DEFINE_string("device", "here", "fits: here, a100, h100, h200, h100:8 for eight, or TPUs by shape: v5e:2x2.")
+    flags.DEFINE_string(
+        "device", "here", "fits: here, a100, h100, h200, h100:8, TPUs by shape (v5e:2x2), cpu:64 simulated."
+    )
     flags.DEFINE_list("canvas", ["800", "1088"], "infer, agree: height,width.")
     flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time; agree: the first one.")
     flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")

@@ -5,7 +5,6 @@ XLA's compilers for TPUs and for NVIDIA's GPUs need a description of the device,
 """
 
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,15 +13,12 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from detr_jax.benchmarks.compiled_program import Collective, count_work, find_collectives
 from detr_jax.benchmarks.step import list_kept, make_training, sum_gigabytes
 from detr_jax.config import Config
 from detr_jax.errors import UserError
 from detr_jax.training.compiled_steps import Say, StepLowering, needed_gigabytes
 from detr_jax.training.state import state_shapes
-
-BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-MOVE_NOTHING = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 class Gpu(NamedTuple):
@@ -69,7 +65,8 @@ def describe_gpu(gpu: Gpu) -> str:
 
 
 def find_devices(name: str) -> Sequence[jax.Device]:
-    """Devices to compile for: "here", GPUs such as "h100" or "h100:8" (one host), TPUs such as "v5e:4x4".
+    """Devices to compile for: "here", GPUs such as "h100" or "h100:8" (one host), TPUs such as "v5e:4x4", or so many
+    simulated ones of a CPU, such as "cpu:64".
 
     Raises UserError for any other name, and when the compiler is not installed.
     """
@@ -77,6 +74,9 @@ def find_devices(name: str) -> Sequence[jax.Device]:
         return jax.devices()
     kind, _, count = name.partition(":")
     jax.config.update("jax_platforms", "cpu")  # don't search this machine for the device
+    if kind == "cpu" and count.isdecimal() and int(count):
+        jax.config.update("jax_num_cpu_devices", int(count))
+        return jax.devices()
     try:
         if kind in GPUS:
             topology, target = f"1x1x{int(count or 1)}", describe_gpu(GPUS[kind])
@@ -90,42 +90,15 @@ def find_devices(name: str) -> Sequence[jax.Device]:
                 f"--device={name} needs the compiler for it: pip install 'jax[cuda12]' ({cause})"
             ) from error
         raise UserError(
-            f"--device={name} is none of here, {', '.join(GPUS)} (h100:8 for eight); for a TPU, such as v5e:2x2, "
-            f"pip install 'jax[tpu]' ({cause})"
+            f"--device={name} is none of here, cpu:8, {', '.join(GPUS)} (h100:8: eight of them); for a TPU, such as "
+            f"v5e:2x2, pip install 'jax[tpu]' ({cause})"
         ) from error
 
 
-def count_bytes(shape: str) -> int:
-    """Bytes of all arrays in a type of a compiled program; s8 arrays, the work space of libraries, count nothing."""
-    total = 0
-    for dtype, lengths in re.findall(r"\b([a-z]+[0-9]*)\[([\d,]*)\]", shape):
-        count = BYTES.get(dtype, 0)
-        for length in filter(None, lengths.split(",")):
-            count *= int(length)
-        total += count
-    return total
-
-
-class Work(NamedTuple):
-    """What a compiled program does besides arithmetic. The body of a loop counts once."""
-
-    operations: int  # on a GPU each is a kernel to launch
-    moved_bytes: int  # read and written; more than passes through the memory where a cache holds an operand
-
-
-def count_work(program: str) -> Work:
-    """Counts the operations of a compiled program, and the bytes of each one's distinct operands and its result."""
-    entry = re.search(r"^ENTRY .*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)[1]
-    sizes, operations, moved = {}, 0, 0
-    for name, shape, operation, rest in re.findall(
-        r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", entry, re.MULTILINE
-    ):
-        sizes[name] = count_bytes(shape)
-        if operation not in MOVE_NOTHING:
-            operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-            operations += 1
-            moved += sizes[name] + sum(sizes.get(operand, 0) for operand in set(operands))
-    return Work(operations, moved)
+def describe_collectives(collectives: Sequence[Collective]) -> str:
+    """How many there are of each kind."""
+    counts = Counter(one.kind for one in collectives)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
 
 
 def measure(config: Config, device: str, most: int | None, say: Say) -> list[dict]:
@@ -140,13 +113,14 @@ def measure(config: Config, device: str, most: int | None, say: Say) -> list[dic
     lower, state = StepLowering(recipe, reader), state_shapes(recipe)
     images = plan.batch_size // recipe.mesh.size
     options = WITHOUT_TIMING if device.partition(":")[0] in GPUS else None
+    gradients = sum_gigabytes(jax.tree.leaves(state.params))  # each has the shape and type of its parameter
     rows = []
     for bucket in sorted(plan.buckets, key=lambda bucket: -bucket.area)[:most]:
         begin = time.perf_counter()
         compiled = lower(state, bucket).compile(compiler_options=options)
         program = compiled.as_text()
         work = count_work(program)
-        collectives = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", program))
+        collectives = list(find_collectives(program))
         rows.append(
             {
                 "device": device,
@@ -156,7 +130,10 @@ def measure(config: Config, device: str, most: int | None, say: Say) -> list[dic
                 "kept_gigabytes": sum_gigabytes(list_kept(recipe.network, config.freeze, images, bucket, reader)),
                 "moved_gigabytes": work.moved_bytes / 1e9,
                 "operations": work.operations,
-                "collectives": ", ".join(f"{count} {name}" for name, count in collectives.items()) or "none",
+                "collectives": describe_collectives(collectives),
+                "collectives_in_loops": sum(one.in_loop for one in collectives),
+                "collective_megabytes": sum(one.result_bytes for one in collectives) / 1e6,
+                "gradient_megabytes": gradients * 1e3,
                 "compile_seconds": time.perf_counter() - begin,
             }
         )

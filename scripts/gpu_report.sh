@@ -6,23 +6,23 @@
 # folder with coco128 as prepared, adds the host's images per second and a short training.
 # Needs jax with CUDA and this package's requirements; the parts vs_torch also need torch and transformers.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 output=${1:-gpu_report}
 python=${PYTHON:-python3}
 deadline=$((SECONDS + ${MINUTES:-9} * 60))
 mkdir -p "$output"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" XLA_PYTHON_CLIENT_PREALLOCATE=false
-export JAX_COMPILATION_CACHE_DIR="$(cd "$output" && pwd)/cache"
+JAX_COMPILATION_CACHE_DIR=$(realpath "$output")/cache
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_COMPILATION_CACHE_DIR
 
 r50=configs/detr.py:r50
 batch=--config.train.batch_size=16
 bf16=--config.dtype=bfloat16
-small=(--canvas=256,320 --batch_sizes=2)
-infer=(--canvas=800,1088 --batch_sizes=1,16)
+small=("--canvas=256,320" --batch_sizes=2)
+infer=("--canvas=800,1088" "--batch_sizes=1,16")
 steps=(--canvases=3 --rounds=10)
 few=(--canvases=1 --rounds=10)
 torch=(--batch_sizes=16 --dtype=bfloat16 --what=step --canvas=800x1088 --mix=8 --rounds=5)
-torch_infer=(--batch_sizes=1,16 --what=forward --canvas=800x1088 --rounds=10)
+torch_infer=("--batch_sizes=1,16" --what=forward --canvas=800x1088 --rounds=10)
 kernel=pallas
 photos=${PHOTOS:+--config.data.name=coco128 --config.data.dir=$PHOTOS}
 if [ -n "${TINY:-}" ]; then
@@ -32,12 +32,12 @@ if [ -n "${TINY:-}" ]; then
   r50="$r50 $tiny"
   batch=--config.train.batch_size=2
   kernel=loop
-  small=(--canvas=64,96 --batch_sizes=2 --rounds=1)
-  infer=(--canvas=64,96 --batch_sizes=1,2 --rounds=2)
+  small=("--canvas=64,96" --batch_sizes=2 --rounds=1)
+  infer=("--canvas=64,96" "--batch_sizes=1,2" --rounds=2)
   steps=(--canvases=1 --rounds=2)
   few=(--canvases=1 --rounds=2)
   torch=(--batch_sizes=2 --what=step --canvas=64x96 --rounds=2 --narrow)
-  torch_infer=(--batch_sizes=1,2 --what=forward --canvas=64x96 --rounds=2 --narrow)
+  torch_infer=("--batch_sizes=1,2" --what=forward --canvas=64x96 --rounds=2 --narrow)
 fi
 
 rm -f "$output"/*.txt "$output"/times
@@ -49,7 +49,7 @@ part() { # NAME COMMAND...: runs the command if time is left, and records how it
     echo "$name: no time left" | tee -a "$output/times"
     return
   fi
-  if timeout "$left" "$@" >"$output/$name.txt" 2>&1; then how=done; else how="failed with status $?"; fi
+  if timeout "$left" "$@" >"$output/$name.txt" 2>&1; then how="done"; else how="failed with status $?"; fi
   echo "$name: $how in $((SECONDS - begin)) s" | tee -a "$output/times"
 }
 bench() { # NAME VERB FLAGS...

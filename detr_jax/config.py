@@ -215,9 +215,13 @@ class TrainConfig:
     )
     samples: int = setting(8, "Validation images drawn at each evaluation.", least=0, resumable=True)
     hang_minutes: float = setting(
-        60.0, "Minutes without progress after which the run ends and prints all stacks; 0: never.", least=0,
+        60.0,
+        "Minutes after which a run that hangs ends with status 75: the limit of a step, a batch, a compilation, an "
+        "evaluation or a save of which fewer than five were seen; later the limit is 20 times the median of its kind, "
+        "and at least 5 minutes. 0: never.",
+        least=0,
         resumable=True,
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from detr_jax import devices
 from detr_jax.datasets.split import open_split
+from detr_jax.signals import Interrupted
 from detr_jax.structures import Detections
 from detr_jax.training.validation import Validation
 from tests.programs import VAL, of_session
@@ -48,7 +49,7 @@ def make(split, workdir, samples: int) -> tuple[Validation, Knowing]:
 def test_the_annotations_reach_1_and_everything_is_written(split, tmp_path):
     validation, knowing = make(split, tmp_path, samples=2)
     arrays = {"a": jnp.zeros(1)}
-    row = validation(arrays, 20, stop=lambda: False)
+    row = validation(arrays, 20)
     without = sum(not len(split[index].labels) for index in range(VAL))  # a real detector always finds something
     assert row["step"] == 20 and row.get("broken_validation_images", 0) == without
     assert abs(row["coco_eval_bbox"][0] - 1.0) < 1e-6 and knowing.seen == list(range(VAL)) and knowing.arrays is arrays
@@ -59,11 +60,17 @@ def test_the_annotations_reach_1_and_everything_is_written(split, tmp_path):
 
 def test_without_samples_nothing_is_drawn(split, tmp_path):
     validation, _ = make(split, tmp_path, samples=0)
-    validation({}, 20, stop=lambda: False)
+    validation({}, 20)
     assert not (tmp_path / "samples").exists() and (tmp_path / "eval/20/metrics.json").exists()
 
 
-def test_it_is_broken_off_when_asked_and_leaves_nothing(split, tmp_path):
+def test_it_is_broken_off_by_what_the_poll_raises_and_leaves_nothing(split, tmp_path):
     validation, knowing = make(split, tmp_path, samples=2)
-    assert validation({}, 20, stop=lambda: len(knowing.seen) == 2) is None
+
+    def poll() -> None:
+        if len(knowing.seen) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        validation({}, 20, poll)
     assert knowing.seen == [0, 1] and list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
         for stream in (sys.stdout, sys.stderr):  # names are data: what a terminal cannot show does not end a program
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
-        logging.set_verbosity(logging.ERROR)  # programs print; libraries speak only when something is wrong
+        logging.set_verbosity(logging.FATAL)  # programs print; what libraries log as an error, they raise as well
         warnings.filterwarnings("ignore", module="PIL")  # of odd tags in images that it reads all the same
         with crashes.NativeMessages():
             try:

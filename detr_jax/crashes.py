@@ -86,6 +86,7 @@ class NativeMessages:
         os.dup2(self._file.fileno(), 2)
         if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr.fileno() == 2:  # else it goes elsewhere already
             sys.stderr = os.fdopen(os.dup(self._terminal), "w", buffering=1, errors="backslashreplace")
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._report
         faulthandler.enable(file=self._terminal)
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)  # kept: C has only its address
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)  # instead of faulthandler's
@@ -95,10 +96,15 @@ class NativeMessages:
     def __exit__(self, *_) -> None:
         self._ended.set()
         os.dup2(self._terminal, 2)
-        sys.stderr = self._stream
+        sys.stderr, sys.unraisablehook = self._stream, self._hook
         faulthandler.enable()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         self._pass_on(self._size())
+
+    def _report(self, unraisable) -> None:
+        """Says what nobody can catch, but not what threads of the storage say for each array of a save that failed."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._hook(unraisable)
 
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size

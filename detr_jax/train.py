@@ -195,6 +195,7 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
             log.add(step, metrics, waited)
             skipped.add(step, metrics)
             run.saved.check()
+            run.logbook.check()
             if calendar.logs(step):
                 skipped.settle()
                 run.logbook.write((logged := log.take_row()).row)

@@ -17,9 +17,10 @@ ADVICE = {
     errno.EPERM: "make it writable",
     errno.EIO: "see what the disk says (dmesg)",
     errno.ESTALE: "mount it again",
-    errno.ENOENT: "do not remove it while the run goes on",
-    errno.ENOTDIR: "do not replace it while the run goes on",
+    errno.ENOENT: "it was removed or moved: put it back",
+    errno.ENOTDIR: "something else took its place: put it back",
 }
+GONE = errno.ENOENT, "NOT_FOUND: Error writing"  # in the words of the storage
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def explain_disk_faults(workdir: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        number = _find_number(error)
+        number = _find_number(error, str(workdir.absolute()))
         if number is None:
             raise
         raise UserError(
@@ -39,13 +40,15 @@ def explain_disk_faults(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def _find_number(error: BaseException | None) -> int | None:
-    """The number of the system's error behind this one, if it is one of a disk."""
+def _find_number(error: BaseException | None, folder: str) -> int | None:
+    """The number of the system's error behind this one, if it is one of a disk, and of that folder."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in ADVICE:
-            return error.errno
-        for number in ADVICE:  # native code only passes on the system's words
-            if os.strerror(number) in str(error):
-                return number
+            name = error.filename  # a write into an open file has none
+            return error.errno if name is None or os.fspath(name).startswith(folder) else None
+        if folder in str(error):  # native code only passes on the system's words
+            for number, words in [*((number, os.strerror(number)) for number in ADVICE), GONE]:
+                if words in str(error):
+                    return number
         error = error.__cause__ or error.__context__
     return None

@@ -15,6 +15,7 @@ A training row has ``step``, ``loss`` and whatever else the step measures; an ev
 
 import csv
 import datetime
+import errno
 import json
 import math
 import os
@@ -142,6 +143,11 @@ class Logbook:
         if evaluation or time.monotonic() - self._curves_at > pause:
             self._draw_curves()
 
+    def check(self) -> None:
+        """Raises FileNotFoundError where the files were removed: what is written into them would be lost."""
+        if not self._is_there():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._dir))
+
     def say(self, text: str, echo: bool = True) -> None:
         """Adds a line to train.log and, unless ``echo`` is False, shows it."""
         if not self._writes:
@@ -156,10 +162,14 @@ class Logbook:
         """Draws the curves a last time and closes the files."""
         if not self._writes:
             return
-        self._draw_curves()
+        if self._is_there():
+            self._draw_curves()
         for file in (self._jsonl, self._csv, self._log, self._tb, self._bar):
             if file is not None:
                 file.close()
+
+    def _is_there(self) -> bool:
+        return not self._writes or (self._dir / "metrics.jsonl").exists()  # made once, and by nobody else
 
     def _draw_curves(self) -> None:
         begin = time.monotonic()

@@ -11,7 +11,6 @@ just before it is committed. A damaged one is set aside with a message and the o
     checkpoints/best               link to the step with the highest AP
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -174,10 +173,9 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
-        """Raises the error of a write in the background, and FileNotFoundError where the folder was removed."""
-        self._manager.check_for_errors()
-        if not self.folder.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
+        """Raises the error of a write in the background."""
+        if not self._manager.is_saving_in_progress():
+            self._manager.wait_until_finished()  # at once; orbax's own check_for_errors() mostly comes too late
 
     def wait(self) -> None:
         """Returns when everything is on disk."""

@@ -104,7 +104,7 @@ def _receive(port: int, place: Place, deadline: float) -> list[int]:
         listener = socket.create_server(("", port), backlog=place.count)
     except OSError as error:
         raise UserError(
-            f"process 0 cannot listen at port {port} ({error.strerror}); choose another in JAX_COORDINATOR_ADDRESS"
+            f"process 0 cannot listen at port {port} ({os.strerror(error.errno)}); choose another in JAX_COORDINATOR_ADDRESS"
         ) from error
     with listener:
         listener.settimeout(RETRY_SECONDS)
@@ -115,7 +115,8 @@ def _receive(port: int, place: Place, deadline: float) -> list[int]:
                 number = json.loads(guest.makefile().readline())["detr_jax"]
             except (OSError, ValueError, KeyError, TypeError):  # a timeout, or a stranger
                 continue
-            guests[number] = guest
+            if number in range(1, place.count):
+                guests[number] = guest
     missing = sorted(set(range(1, place.count)) - guests.keys())
     for guest in guests.values():
         with guest:

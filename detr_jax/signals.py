@@ -75,7 +75,7 @@ class StopSignals:
         self._notify = notify
         self._abandon = abandon or (lambda: stopped_by(self.received))
         self._at_once = at_once or (lambda: print(stopped_by(self.received)[1], file=sys.stderr))
-        self._waiting = self._raises = False
+        self._noticed = self._waiting = self._raises = False
 
     def __enter__(self) -> "StopSignals":
         self._previous = None
@@ -114,8 +114,8 @@ class StopSignals:
             self._waiting, self._raises = before
 
     def _notice(self, number: int, frame) -> None:
-        if not self.received:
-            self.received = number
+        if not self._noticed:
+            self._noticed, self.received = True, self.received or number
             self._notify()
         if self._raises:
             self._raises = False  # once: what cleans up on the way must not be interrupted
@@ -133,7 +133,7 @@ class StopSignals:
                 if not numbers:
                     return self._reading.close()
             for number in (number for number in numbers if number in NUMBERS):
-                count += 1
+                count, self.received = count + 1, self.received or number  # the main thread may be stuck
                 if count > 1:
                     with contextlib.suppress(Exception):
                         self._at_once()

@@ -1,4 +1,4 @@
-"""Steps that are not finite: each has its file, and the limit in a row is kept exactly without waiting for the device."""
+"""Steps that are not finite: each has its file, and the limit in a row is exact; the host does not wait."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 from detr_jax.batches.plan import TrainPlan
 from detr_jax.errors import UserError
 from detr_jax.training.skipped_steps import LAG, SkippedSteps
-
+from tests.batches.stored import DATA, make_images
 
 PLAN = TrainPlan(make_images(), DATA, batch_size=3, seed=0)
 

@@ -103,8 +103,9 @@ def _receive(port: int, place: Place, deadline: float) -> list[int]:
     try:
         listener = socket.create_server(("", port), backlog=place.count)
     except OSError as error:
+        reason = os.strerror(error.errno)
         raise UserError(
-            f"process 0 cannot listen at port {port} ({os.strerror(error.errno)}); choose another in JAX_COORDINATOR_ADDRESS"
+            f"process 0 cannot listen at port {port} ({reason}); choose another in JAX_COORDINATOR_ADDRESS"
         ) from error
     with listener:
         listener.settimeout(RETRY_SECONDS)

@@ -45,12 +45,22 @@ def prepare_other(programs: Programs) -> None:
     prepare_dataset(find_splits(root), programs.data, "other")
 
 
+def prepare_background(programs: Programs) -> None:
+    """The validation images without any object."""
+    root = programs.folder / "background"
+    shutil.copytree(programs.raw, root)
+    path = root / "annotations/instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    prepare_dataset(find_splits(root), programs.data, "background")
+
+
 @pytest.fixture(scope="module")
 def evaluations(programs, tmp_path_factory):
     """Every command line of this file, run once: name -> (folder of the results, finished process)."""
     folder = tmp_path_factory.mktemp("evaluations")
     workdir = programs.trained
     prepare_other(programs)
+    prepare_background(programs)
     (folder / "map.json").write_text(json.dumps({"circle": "disc", "triangle": "three corners"}))
     (folder / "none.json").write_text(json.dumps({"rectangle": "no such class"}))
     (folder / "typo.json").write_text(json.dumps({"cirkle": "disc"}))
@@ -69,6 +79,7 @@ def evaluations(programs, tmp_path_factory):
         "some names": [*other],
         "mapped": [*other, f"--class_map={folder}/map.json"],
         "no names": [*other, f"--class_map={folder}/none.json"],
+        "background": [f"--workdir={workdir}", "--data_name=background"],
         "typo": [*other, f"--class_map={folder}/typo.json"],
         "not json": [*other, f"--class_map={folder}/text.json"],
         "no split": [f"--workdir={workdir}", "--split=test"],
@@ -100,6 +111,12 @@ def test_files_and_the_twelve_lines(evaluations):
         assert [(row["id"], row["name"]) for row in csv.DictReader(file)] == [
             ("3", "circle"), ("7", "rectangle"), ("12", "triangle"),
         ]  # fmt: skip
+
+
+def test_images_without_objects_score_nothing(evaluations):
+    folder, done = evaluations["background"]
+    assert done.returncode == 0 and "there is nothing to score: AP is -1" in done.stdout
+    assert json.loads((folder / "metrics.json").read_text())["AP"] == -1
 
 
 def test_numbers_are_those_of_pycocotools_on_the_written_file(programs, evaluations):

@@ -108,8 +108,16 @@ class Programs:
 
     def start(self, verb: str, *arguments: object, **environment: object) -> subprocess.Popen:
         """Starts ``python -m detr_jax.VERB`` and returns at once."""
+        return self._launch("-m", f"detr_jax.{verb}", *arguments, **environment)
+
+    def start_changed(self, change: str, *arguments: object, **environment: object) -> subprocess.Popen:
+        """The same for the training program, after this Python code has changed something of the package."""
+        end = "\nfrom detr_jax import cli, train\ncli.run(train.main, train.define_flags)"
+        return self._launch("-c", change + end, *arguments, **environment)
+
+    def _launch(self, *words: object, **environment: object) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", f"detr_jax.{verb}", *map(str, arguments)],
+            [sys.executable, *map(str, words)],
             cwd=REPOSITORY,
             env=self.environment(**environment),
             stdout=subprocess.PIPE,
@@ -210,8 +218,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
 
 
 def finish(process: subprocess.Popen, seconds: float = 120.0) -> tuple[int, str, str]:
-    """(status, standard output, standard error) of a program at its end."""
-    out, err = process.communicate(timeout=seconds)
+    """(status, standard output, standard error) of a program at its end; one that does not end is killed."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 

@@ -4,6 +4,8 @@ import json
 import signal
 import socket
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +45,27 @@ def test_accumulation_gives_the_same_parameters(programs, tmp_path):
             np.testing.assert_allclose(array, two[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def start_two(programs: Programs, workdir: Path, *more: str) -> list[subprocess.Popen]:
-    """Two processes of one run, a device each."""
+def start_hosts(programs: Programs, workdir: Path, count: int, *more: str) -> list[subprocess.Popen]:
+    """The processes of one run, a device each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    hosts = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": 2, "JAX_NUM_CPU_DEVICES": 1}
+    hosts = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": count, "JAX_NUM_CPU_DEVICES": 1}
     arguments = programs.training(workdir, *more)
-    return [programs.start("train", *arguments, JAX_PROCESS_ID=process, **hosts) for process in (0, 1)]
+    return [programs.start("train", *arguments, JAX_PROCESS_ID=process, **hosts) for process in range(count)]
+
+
+def finish_all(processes: list[subprocess.Popen], seconds: float) -> list[tuple[int, str, str]]:
+    """What ``finish`` tells of each, without JAX's greetings; after ``seconds`` they are killed."""
+    timer = threading.Timer(seconds, lambda: [process.kill() for process in processes])
+    timer.start()
+    ended = [finish(process, seconds + 10) for process in processes]
+    timer.cancel()
+    return [(status, *(_without_greetings(text) for text in texts)) for status, *texts in ended]
+
+
+def _without_greetings(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo]"))
 
 
 @pytest.mark.slow
@@ -59,14 +74,13 @@ def test_one_device_two_devices_two_processes(programs, tmp_path):
     programs.go_on(tmp_path / "one", *more)
     done = programs.run("train", *programs.training(tmp_path / "two", *more), JAX_NUM_CPU_DEVICES=2)
     assert done.returncode == 0, done.stderr
-    for process in start_two(programs, tmp_path / "hosts", *more):
-        status, out, err = finish(process, 400)
-        assert status == 0, err
+    ended = finish_all(start_hosts(programs, tmp_path / "hosts", 2, *more), 400)
+    assert [(status, err) for status, _, err in ended] == [(0, "")] * 2
     assert_close_losses(tmp_path / "one", tmp_path / "two", 1e-5)
     assert_close_losses(tmp_path / "two", tmp_path / "hosts", 1e-6)
     np.testing.assert_allclose(evaluations(tmp_path / "two"), evaluations(tmp_path / "hosts"), atol=1e-6)
-    ours = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
-    assert ours == []  # the second process says nothing
+    (line,) = ended[1][1].splitlines()
+    assert line.startswith("process 1 of 2: host ") and line.endswith(" images a step")
     (start,) = json.loads((tmp_path / "hosts/run.json").read_text())["starts"]
     assert start["hosts"] == 2 and len(rows(tmp_path / "hosts")) == 8
 
@@ -109,16 +123,60 @@ def test_photos_resized_by_the_step(programs, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together(programs, tmp_path):
-    """One of them is told to stop; both stop after the same step."""
-    processes = start_two(programs, tmp_path / "run", *LONG)
-    try:
-        wait_for(lambda: last_logged(tmp_path / "run") >= 5)
-        processes[1].send_signal(signal.SIGTERM)
-        for process in processes:
-            status, out, err = finish(process, 30)
-            assert status == 0, err
-        assert len(saved_steps(tmp_path / "run")) >= 1 and last_logged(tmp_path / "run") < 400
-    finally:
-        for process in processes:
-            process.kill()
+@pytest.mark.parametrize(
+    ("number", "asked"),
+    [(signal.SIGTERM, [1]), (signal.SIGINT, [0]), (signal.SIGINT, [0, 1, 2])],
+    ids=["TERM at one", "INT at the first", "INT at all"],
+)
+def test_three_processes_stop_together(programs, tmp_path, number, asked):
+    """Whoever is asked: all stop after the same step, save it once, and go on bit for bit."""
+    more = (*LONG, "--config.train.batch_size=3", "--config.train.steps=150")
+    processes = start_hosts(programs, tmp_path / "run", 3, *more)
+    wait_for(lambda: last_logged(tmp_path / "run") >= 5)
+    begin = time.monotonic()
+    for index in asked:
+        processes[index].send_signal(number)
+    ended = finish_all(processes, 60)
+    assert time.monotonic() - begin < 40
+    assert [(status, err) for status, _, err in ended] == [(0, "")] * 3
+    (stopped_at,) = saved_steps(tmp_path / "run")
+    assert 5 <= stopped_at < 150 and f"step {stopped_at} is saved" in ended[0][1]
+    assert [len(out.splitlines()) for _, out, _ in ended[1:]] == [1, 1]
+    ended = finish_all(start_hosts(programs, tmp_path / "run", 3, *more), 200)
+    assert [(status, err) for status, _, err in ended] == [(0, "")] * 3
+    assert f"continues at step {stopped_at}" in ended[0][1]
+    unbroken = programs.folder / "three processes"
+    if not unbroken.exists():
+        finish_all(start_hosts(programs, unbroken, 3, *more), 200)
+    assert_same_state(tmp_path / "run", unbroken, 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "victim"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 2)], ids=["0", "1", "stalled"]
+)
+def test_a_lost_process_is_named_by_the_others(programs, tmp_path, number, victim):
+    processes = start_hosts(programs, tmp_path / "run", 3, *LONG, "--config.train.batch_size=3")
+    wait_for(lambda: last_logged(tmp_path / "run") >= 5)
+    begin = time.monotonic()
+    processes[victim].send_signal(number)
+    others = [process for process in processes if process is not processes[victim]]
+    ended = finish_all(others, 80)
+    seconds = time.monotonic() - begin
+    processes[victim].kill()
+    processes[victim].communicate()
+    assert seconds < 45
+    for status, out, err in ended:
+        assert status == 1 and len(err.splitlines()) == 1 and "Traceback" not in out + err, err
+        assert err.startswith(f"error: lost contact with process {victim} of this run; "), err
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_is_named(programs, tmp_path):
+    (first, second) = start_hosts(programs, tmp_path / "run", 2)
+    second.kill()
+    second.communicate()
+    ((status, out, err),) = finish_all([first], 120)
+    assert (status, out) == (1, "") and len(err.splitlines()) == 1
+    assert err.startswith("error: process 1 of 2 (counted from 0) did not come to 127.0.0.1:")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,131 @@
+"""A workdir that cannot be written any more: the run ends at once, in one sentence, and loses nothing."""
+
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import (
+    Programs,
+    assert_one_sentence,
+    assert_same_state,
+    finish,
+    last_logged,
+    numbers,
+    of_session,
+    saved_steps,
+    wait_for,
+)
+
+MORE = ("--config.train.steps=60", "--config.train.log_every=1", "--config.train.eval_every=100")
+MORE += ("--config.train.checkpoint_every=5",)
+# A step takes long enough to count those between a fault and the end.
+SLOW_STEPS = """
+import time
+from detr_jax.batches import pipeline
+load_batch = pipeline.load_batch
+def wait(*arguments):
+    time.sleep(0.5)
+    return load_batch(*arguments)
+pipeline.load_batch = wait
+"""
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def programs(tmp_path_factory) -> Programs:
+    return of_session(tmp_path_factory)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A file system of its own in this folder."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root, with the right to mount, can make a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def start(programs: Programs, workdir: Path) -> subprocess.Popen:
+    process = programs.start_changed(SLOW_STEPS, *programs.training(workdir, *MORE))
+    wait_for(lambda: last_logged(workdir) >= 6)
+    return process
+
+
+def assert_told(process: subprocess.Popen, *words: str) -> None:
+    """The program ends with one sentence that holds these words."""
+    assert_one_sentence(subprocess.CompletedProcess(process.args, *finish(process)), "cannot write into", *words)
+
+
+def assert_goes_on(programs: Programs, workdir: Path) -> None:
+    """With room made the same command ends like an unbroken run."""
+    programs.go_on(workdir, *MORE)
+    unbroken = programs.folder / "sixty steps"
+    if not unbroken.exists():
+        programs.go_on(unbroken, *MORE)
+    assert_same_state(workdir, unbroken, 60)
+    assert numbers(workdir) == numbers(unbroken)
+
+
+def test_files_that_may_not_grow(programs, tmp_path):
+    process = start(programs, tmp_path / "run")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    assert_told(process, "File too large", "ulimit -f")
+    assert last_logged(tmp_path / "run") <= 12  # the save at step 10 failed, and a step is half a second
+    assert saved_steps(tmp_path / "run") == [5]
+    assert_goes_on(programs, tmp_path / "run")
+
+
+def test_a_full_disk(programs, tmp_path):
+    workdir = tmp_path / "run"
+    with small_disk(workdir, "200m"):
+        process = start(programs, workdir)
+        with (workdir / "filler").open("wb") as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 16))
+        begun = last_logged(workdir)
+        assert_told(process, "No space left on device", "make room")
+        assert last_logged(workdir) <= begun + 2
+        (workdir / "filler").unlink()
+        assert_goes_on(programs, workdir)
+
+
+def test_a_disk_that_becomes_read_only(programs, tmp_path):
+    checkpoints = tmp_path / "run/checkpoints"
+    with small_disk(checkpoints, "200m"):
+        process = start(programs, tmp_path / "run")
+        remount = ["mount", "-o", "remount,ro", str(checkpoints)]
+        wait_for(lambda: not subprocess.run(remount, capture_output=True).returncode)  # not while it writes
+        saved = saved_steps(tmp_path / "run")
+        assert_told(process, "Read-only file system", "make it writable")
+        assert last_logged(tmp_path / "run") <= saved[-1] + 7
+        subprocess.run(["mount", "-o", "remount,rw", str(checkpoints)], check=True)
+        assert saved_steps(tmp_path / "run") == saved
+        assert_goes_on(programs, tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_workdir_that_goes_away(programs, tmp_path, how):
+    process = start(programs, tmp_path / "run")
+    begin, last = time.monotonic(), last_logged(tmp_path / "run")
+    if how == "removed":
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    else:
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+    assert_told(process, "No such file or directory", "put it back")
+    assert time.monotonic() - begin < 15
+    if how == "moved":
+        assert last_logged(tmp_path / "elsewhere") <= last + 2
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)  # where a save was going on
+        (tmp_path / "elsewhere").rename(tmp_path / "run")
+        assert_goes_on(programs, tmp_path / "run")

@@ -202,7 +202,9 @@ class TrainConfig:
         resumable=True,
     )  # fmt: skip
     remat: bool = setting(False, "Recompute activations in the backward pass: less memory, more time.")
-    fsdp: int = setting(1, "Devices that share one copy of the parameters and the optimizer's state.", least=1)
+    fsdp: int = setting(
+        1, "Devices that share one copy of the parameters and the optimizer's state.", least=1, resumable=True
+    )
     average_decay: float = setting(
         0.0, "Decay of an exponential moving average of the parameters; 0: none.", least=0, most=0.999999
     )

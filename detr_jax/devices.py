@@ -1,10 +1,13 @@
 """Devices and hosts: one mesh ('data', 'fsdp'), one code path from a laptop to a pod."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -12,6 +15,7 @@ from detr_jax.config import TrainConfig
 from detr_jax.errors import UserError
 
 SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
+PATIENCE = 1800  # seconds that hosts wait for what the first one reads, checks or writes on its own
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -67,9 +71,33 @@ def state_sharding(mesh: Mesh, state):
     return jax.tree.map(sharding_of, state)
 
 
-def broadcast(number: int) -> int:
-    """The first process's number, on every process."""
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
+def replicate(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The arrays, the same on every host, whole on every device."""
+    where = replicated(mesh)
+    return {name: jax.make_array_from_process_local_data(where, array, array.shape) for name, array in arrays.items()}
+
+
+def from_first_host(call: Callable[[], Any]) -> Any:
+    """What ``call()`` returns, on every host; only the first one calls it. It has to be a value that JSON can hold.
+
+    Raises UserError on every host when the call does.
+    """
+    if jax.process_count() == 1:
+        return call()
+    text = b""
+    if jax.process_index() == 0:
+        try:
+            text = json.dumps({"value": call()}).encode()
+        except UserError as error:
+            text = json.dumps({"mistake": str(error)}).encode()
+    # A collective operation of CPUs gives up on a host that is half a minute late; this barrier does not.
+    ocp.multihost.get_barrier_sync_fn()(key="from_first_host", timeout_ms=PATIENCE * 1000)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text.ljust(length), np.uint8)
+    answer = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    if "mistake" in answer:
+        raise UserError(answer["mistake"])
+    return answer["value"]
 
 
 def wait_for_hosts(what: str) -> None:

@@ -30,6 +30,7 @@ from detr_jax.training.calendar import Calendar, make_calendar
 from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets, largest_bucket
 from detr_jax.training.disk import explain_disk_faults
 from detr_jax.training.frozen_features import make_feature_reader
+from detr_jax.training.lock import WorkdirLock
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
 from detr_jax.training.skipped_steps import SkippedSteps
@@ -68,12 +69,10 @@ def open_data(data: DataConfig) -> tuple[Split, Split]:
 def find_start(workdir: Path, config: Config) -> int:
     """The step of the newest intact checkpoint; 0 where there is none.
 
-    Raises UserError when the workdir is a file, or belongs to a run with other settings.
+    Raises UserError when every checkpoint is damaged, or when they belong to a run with other settings.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; choose a folder")
     folder = workdir / "checkpoints"
-    first_step = devices.broadcast(newest_intact(folder) or 0 if jax.process_index() == 0 else 0)
+    first_step = devices.from_first_host(lambda: newest_intact(folder)) or 0
     if first_step:
         check_settings(folder / str(first_step), config)
     return first_step
@@ -147,6 +146,7 @@ def start_run(enter: Enter, config: Config, workdir: Path, mesh: jax.sharding.Me
 
     ``enter`` keeps what must be closed at the end. Nothing in the workdir is changed before all that may be refused.
     """
+    enter(WorkdirLock(workdir))
     first_step = find_start(workdir, config)
     train_split, val_split = open_data(config.data)
     plan, reader = make_train_plan(config, train_split), make_reader(config.data, train_split.sizes)
@@ -156,7 +156,8 @@ def start_run(enter: Enter, config: Config, workdir: Path, mesh: jax.sharding.Me
     state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
     logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
     logbook.record_weights(reports, digests)
-    saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep))
+    scores = dict(devices.from_first_host(lambda: [*logbook.scores.items()]))
+    saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep, scores, calendar.evaluates))
     if config.train.cache_features:
         reader = make_feature_reader(recipe, state, plan.buckets[0])
     return Run(
@@ -218,7 +219,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     Everything goes into ``workdir``. A workdir with checkpoints of the same settings is continued. Returns whether the
     training is done.
 
-    Raises UserError for settings, data or weights that cannot be used, and for faults of the machine.
+    Raises UserError for settings, data or weights that cannot be used, for faults of the machine, and when another run
+    is using ``workdir``.
     """
     check(config)
     mesh, workdir = devices.make_mesh(config.train.fsdp), Path(workdir).expanduser()

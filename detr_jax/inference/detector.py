@@ -173,7 +173,7 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
     weights = load_weights(checkpoint)
     network, model, categories = rebuild_network(weights)
     mesh = devices.as_auto(mesh or jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
-    arrays = jax.device_put({name: weights.arrays[name] for name in network.shapes}, devices.replicated(mesh))
+    arrays = devices.replicate({name: weights.arrays[name] for name in network.shapes}, mesh)
     data = weights.config.data if weights.config else DataConfig()
     detector = make_detector(network, arrays, categories, model, data, mesh)
     return dataclasses.replace(detector, path=weights.path, config=weights.config)

@@ -13,6 +13,7 @@ A training row has ``step``, ``loss`` and whatever else the step measures; an ev
 ``metrics.csv`` and ``curves.png`` can be made from ``metrics.jsonl`` alone: a run killed at any moment loses nothing.
 """
 
+import contextlib
 import csv
 import datetime
 import errno
@@ -72,6 +73,7 @@ class Logbook:
             terminal: whether to show a progress bar; by default if standard error is a terminal.
         """
         self._writes = jax.process_index() == 0 if writes is None else writes
+        self._rows: list[dict] = []
         if not self._writes:
             return
         self._dir = Path(workdir)
@@ -102,6 +104,11 @@ class Logbook:
         self.say(f"{'continues at' if step else 'starts at'} step {step} of {steps}: {shlex.join(sys.argv)}")
         for note in notes:
             self.say(f"note: {note}")
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """AP of the evaluations that the log holds, by step."""
+        return {row["step"]: row["coco_eval_bbox"][0] for row in self._rows if row.get("coco_eval_bbox")}
 
     def record_weights(self, reports: Sequence[str], digests: dict[str, str]) -> None:
         """Says what was loaded of the weights that the run starts from; their sha256 goes into ``run.json``."""
@@ -234,15 +241,13 @@ def _line(row: dict) -> str:
 
 
 def _read_rows(path: Path, last_step: int) -> list[dict]:
-    """The rows up to a step. A line that a killed process left half-written is skipped."""
+    """The rows up to a step. What is none, such as a line that a killed process left half-written, is skipped."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= last_step:
-            rows.append(row)
+            if row["step"] <= last_step:
+                rows.append(row)
     return rows
 
 

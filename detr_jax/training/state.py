@@ -65,12 +65,12 @@ def start_state(recipe: Recipe, say: Callable[[str], None] = print) -> tuple[Tra
     """
     config, arrays, digests = recipe.config, {}, {}
     if config.model.backbone_weights:
-        weights = sources.load_weights(config.model.backbone_weights, "model.backbone_weights")
+        weights = sources.load_weights(config.model.backbone_weights, "model.backbone_weights", say)
         arrays, report = sources.fit_backbone(weights, recipe.network.shapes)
         digests[config.model.backbone_weights] = weights.sha256
         say(f"backbone weights from {config.model.backbone_weights} ({weights.title}):\n{report}")
     if config.init_from:
-        weights = sources.load_weights(config.init_from, "init_from=")
+        weights = sources.load_weights(config.init_from, "init_from=", say)
         weights = weights._replace(categories=known_classes(weights))
         rows = fresh_class_rows(recipe.network, config.seed)
         fitting, report = sources.fit_detector(weights, recipe.network.shapes, rows, recipe.categories)

@@ -1,36 +1,34 @@
 """Checkpoints of a run: written in the background by orbax, committed atomically, with checksums that are verified.
 
-orbax restores a file with a flipped bit without noticing, so every checkpoint carries digests of its files, written
-just before it is committed. A damaged one is set aside with a message and the one before it is used.
+A run that goes on sets a damaged checkpoint aside with a message and uses the one before it. Programs that only read
+use another one, too, and change nothing. Without an intact one both end.
 
     checkpoints/<step>/model/      every array of the model by name
     checkpoints/<step>/averaged/   the moving average, when there is one
     checkpoints/<step>/progress/   optimizer, step and counters
     checkpoints/<step>/info/       as JSON: categories, step, and the run's config (of converted weights: the model's)
-    checkpoints/scores.json        AP of the steps that were evaluated
+    checkpoints/<step>/checksums.json
     checkpoints/best               link to the step with the highest AP
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from detr_jax.config import Config, ModelConfig, differences
 from detr_jax.config_forms import from_dict
 from detr_jax.errors import UserError
-from detr_jax.files import replacing
 from detr_jax.structures import Categories
+from detr_jax.weights.manifest import damage, write_manifest
 
-CHECKSUMS = "checksums.json"
 BEST = "best"
-SCORES = "scores.json"
 
 
 class Stored(NamedTuple):
@@ -51,29 +49,6 @@ class Contents(NamedTuple):
     config: Config | None  # None for converted weights
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Digest of every file below ``folder`` except those that orbax writes when it commits."""
-    files = sorted(path for path in folder.glob("*/**/*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files
-    }
-
-
-def damage(folder: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, in a few words, or None when every file is as it was written."""
-    try:
-        wanted = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{CHECKSUMS} is missing or unreadable"
-    found = _digests(folder)
-    for name, digest in wanted.items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != digest:
-            return f"{name} has changed since it was written"
-    return None
-
-
 def steps(folder: Path) -> list[int]:
     """Steps of the committed checkpoints in ``folder``, ascending."""
     if not folder.is_dir():
@@ -82,31 +57,49 @@ def steps(folder: Path) -> list[int]:
 
 
 def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | None:
-    """The last step whose files are intact; damaged ones after it are renamed to ``damaged-<step>`` and reported.
+    """The last step whose files are intact, None where no checkpoint was ever written.
 
-    Only one process of a run may call it.
+    Damaged ones after it are renamed to ``damaged-<step>`` and reported. Only one process of a run may call it.
+
+    Raises UserError, and renames nothing, when there are only damaged ones.
     """
-    for step in reversed(steps(folder)):
+    step, damaged = _first_intact(folder, reversed(steps(folder)))
+    if step is None:
+        names = [f"{number} ({reason})" for number, reason in damaged.items()]
+        names += sorted(path.name for path in folder.glob("damaged-*"))
+        if names:
+            raise UserError(
+                f"every checkpoint in {folder} is damaged: {', '.join(names)}; put an intact copy of one back and run "
+                f"the same command, or choose another --workdir, or remove {folder} to start again from step 0"
+            )
+    for number, reason in damaged.items():
+        aside, count = folder / f"damaged-{number}", 1
+        while aside.exists():
+            aside, count = folder / f"damaged-{number}.{count}", count + 1
+        (folder / str(number)).rename(aside)
+        say(f"checkpoint {number} is damaged ({reason}); it was moved to {aside.name}, the one before it is used")
+    return step
+
+
+def _first_intact(folder: Path, candidates: Iterable[int]) -> tuple[int | None, dict[int, str]]:
+    """The first of these steps whose files are intact, and what is wrong with those before it."""
+    damaged = {}
+    for step in candidates:
         reason = damage(folder / str(step))
         if reason is None:
-            return step
-        aside = folder / f"damaged-{step}"
-        number = 1
-        while aside.exists():
-            aside, number = folder / f"damaged-{step}.{number}", number + 1
-        (folder / str(step)).rename(aside)
-        say(f"checkpoint {step} is damaged ({reason}); it was moved to {aside.name}, the one before it is used")
-    return None
+            return step, damaged
+        damaged[step] = reason
+    return None, damaged
 
 
 class _Keep(checkpoint_managers.PreservationPolicy):
-    """Keeps the step that ``which()`` names when a checkpoint is written."""
+    """Keeps the steps for which ``wanted`` is true when a checkpoint is written."""
 
-    def __init__(self, which: Callable[[], int | None]):
-        self._which = which
+    def __init__(self, wanted: Callable[[int], bool]):
+        self._wanted = wanted
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        return [checkpoint.step == self._which() for checkpoint in checkpoints]
+        return [self._wanted(checkpoint.step) for checkpoint in checkpoints]
 
 
 class Checkpoints:
@@ -115,17 +108,29 @@ class Checkpoints:
     Args:
       folder: ``<workdir>/checkpoints``.
       keep: how many of the newest to keep, besides the best.
+      scores: AP of the steps that earlier starts evaluated, from the run's log.
+      evaluates: whether a step had to be evaluated. A checkpoint whose AP should be known and is not (the log was lost)
+        might be the best and is kept, too.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        scores: Mapping[int, float] | None = None,
+        evaluates: Callable[[int], bool] = lambda step: False,
+    ):
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writing: int | None = None  # the step being written
+        there = steps(self.folder)
+        self._scores = {step: score for step, score in (scores or {}).items() if step in there}
         keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(max(keep, 1)),
                 # Not orbax's BestN: it forgets the scores of earlier starts, and would delete the best of them.
-                _Keep(lambda: self._best_step),
+                _Keep(lambda step: step == self._best_step),
+                _Keep(lambda step: step in there and evaluates(step) and step not in self._scores),
             ]
         )
         self._manager = ocp.CheckpointManager(
@@ -136,10 +141,7 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             ),
         )
-        # A process that was killed may have left the score of a step that it did not finish, and a link to it.
-        there = steps(self.folder)
-        self._scores = {step: score for step, score in _read_scores(self.folder).items() if step in there}
-        self._link_best()
+        self._link_best()  # a process that was killed may have left a link to a step that it did not finish
 
     @property
     def _best_step(self) -> int | None:
@@ -153,9 +155,6 @@ class Checkpoints:
     def record(self, step: int, score: float) -> None:
         """Remembers the AP of a step, saved or about to be; the highest one is the best, if there is any AP."""
         self._scores[step] = score
-        if jax.process_index() == 0:
-            with replacing(self.folder / SCORES) as path:
-                path.write_text(json.dumps(self._scores), encoding="utf-8")
         self._link_best()
 
     def save(self, step: int, stored: Stored) -> None:
@@ -186,7 +185,7 @@ class Checkpoints:
         if jax.process_index():
             return
         (folder,) = self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
-        (folder / CHECKSUMS).write_text(json.dumps(_digests(folder)), encoding="utf-8")
+        write_manifest(folder)
         self._link_best()
 
     def _link_best(self) -> None:
@@ -204,13 +203,6 @@ class Checkpoints:
     def __exit__(self, *_) -> None:
         self.wait()
         self._manager.close()
-
-
-def _read_scores(folder: Path) -> dict[int, float]:
-    try:
-        return {int(step): score for step, score in json.loads((folder / SCORES).read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError):
-        return {}
 
 
 def check_settings(folder: Path, config: Config) -> None:
@@ -270,32 +262,40 @@ def read_arrays(folder: Path, item: str, like: Any) -> Any:
         ) from error
 
 
-def array_shapes(folder: Path, item: str = "model") -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array of an item, without reading it."""
-    metadata = ocp.StandardCheckpointHandler().metadata(folder.absolute() / item)
-    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in dict(metadata).items()}
+def read_numpy(folder: Path, item: str) -> dict[str, np.ndarray]:
+    """The arrays of an item on the host, as they are stored. Every host may read for itself: none waits for another."""
+    handler = ocp.PyTreeCheckpointHandler()
+    names = dict(handler.metadata(folder.absolute() / item))
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    return handler.restore(folder.absolute() / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Path:
     """The folder of one checkpoint: the best (else the last) of a workdir or ``checkpoints`` folder, or that step.
 
-    Raises UserError when there is none, or when it is damaged.
+    Where the best is damaged, the last intact one takes its place; ``say`` is told. Nothing is renamed: the run may be
+    going on.
+
+    Raises UserError when there is none, or none that is intact.
     """
     path = Path(path)
-    for root in (path / "checkpoints", path):
-        if (root / BEST / "info").is_dir():
-            folder = (root / BEST).resolve()
-        elif steps(root):
-            folder = (root / str(steps(root)[-1])).resolve()
-        else:
-            continue
-        break
-    else:
+    root = next((folder for folder in (path / "checkpoints", path) if steps(folder)), None)
+    if root is None:
         folder = path.resolve()
-    if not (folder / "info" / "metadata").is_file():
-        exists = "holds no checkpoint" if path.exists() else "does not exist"
-        raise UserError(f"{path} {exists}; pass a workdir of detr_jax.train or one of its checkpoints/<step> folders")
-    reason = damage(folder)
-    if reason:
-        raise UserError(f"checkpoint {folder} is damaged ({reason}); pass another of the steps beside it")
-    return folder
+        if not (folder / "info").is_dir() and not (folder / "model").is_dir():
+            what = "holds no checkpoint" if path.exists() else "does not exist"
+            raise UserError(f"{path} {what}; pass a workdir of detr_jax.train or one of its checkpoints/<step> folders")
+        if reason := damage(folder):
+            raise UserError(f"checkpoint {folder} is damaged ({reason}); pass another of the steps beside it")
+        return folder
+    best = (root / BEST).resolve().name
+    candidates = sorted(steps(root), key=lambda step: (str(step) == best, step), reverse=True)
+    step, damaged = _first_intact(root, candidates)
+    reasons = ", ".join(f"{number} ({reason})" for number, reason in damaged.items())
+    if step is None:
+        raise UserError(
+            f"every checkpoint in {root} is damaged: {reasons}; put an intact copy back, or pass another run"
+        )
+    if damaged:
+        say(f"damaged in {root}: {reasons}; checkpoint {step} is used instead")
+    return (root / str(step)).resolve()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
+from detr_jax import devices
 from detr_jax.config import ARCHITECTURES, Config, ModelConfig
 from detr_jax.errors import UserError
 from detr_jax.structures import Array, Categories
-from detr_jax.weights import checkpoints, foreign
+from detr_jax.weights import checkpoints, foreign, manifest
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 # FrozenBatchNorm divides by sqrt(var + 1e-5); for folded weights that must be 1.
@@ -43,7 +44,7 @@ class Weights(NamedTuple):
     @property
     def sha256(self) -> str:
         """Digest of the file, for the run's records; of a folder's list of checksums."""
-        file = self.path / checkpoints.CHECKSUMS if self.path.is_dir() else self.path
+        file = self.path / manifest.CHECKSUMS if self.path.is_dir() else self.path
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -97,14 +98,18 @@ def find_source(source: str | Path, flag: str) -> Path:
     return Path(found).parent
 
 
-def load_weights(source: str | Path, flag: str = "--checkpoint") -> Weights:
+def load_weights(source: str | Path, flag: str = "--checkpoint", say: Callable[[str], None] = print) -> Weights:
     """Weights of a workdir or checkpoint of this project, of a file of another framework, or of a name on the hub.
+
+    Every host reads them for itself. Which checkpoint of a workdir it is, the first one decides for all, for a run may
+    be writing there; ``say`` is told when the best one is damaged and another takes its place.
 
     Raises UserError when there are none, or none that can be used; ``flag`` is what the message names.
     """
     path = find_source(source, flag)
     if path.is_dir() and not (path / foreign.HUGGINGFACE_WEIGHTS).is_file():
-        return _load_checkpoint(checkpoints.find_checkpoint(path))
+        found = devices.from_first_host(lambda: str(checkpoints.find_checkpoint(path, say)))
+        return _load_checkpoint(Path(found))
     found = foreign.read_foreign(path)
     try:
         model, _ = model_config_of({name: array.shape for name, array in found.arrays.items()})
@@ -128,13 +133,13 @@ def load_weights(source: str | Path, flag: str = "--checkpoint") -> Weights:
 
 def _load_checkpoint(folder: Path) -> Weights:
     contents = checkpoints.read_contents(folder)
-    arrays = checkpoints.read_arrays(folder, "model", checkpoints.array_shapes(folder))
+    arrays = checkpoints.read_numpy(folder, "model")
     if (folder / "averaged").is_dir():
-        arrays |= checkpoints.read_arrays(folder, "averaged", checkpoints.array_shapes(folder, "averaged"))
+        arrays |= checkpoints.read_numpy(folder, "averaged")
     return Weights(
         path=folder,
         title="a checkpoint of detr_jax",
-        arrays={name: np.asarray(array) for name, array in arrays.items()},
+        arrays=arrays,
         model=contents.model,
         config=contents.config,
         categories=contents.categories,

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit; a damaged one is noticed whatever byte has changed, and the one before is used."""
+"""Checkpoints come back bit for bit; of damaged ones the one before is used; the best is kept whatever is lost."""
 
 import dataclasses
 import json
@@ -8,39 +8,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from detr_jax.config import Config, DataConfig, ModelConfig
+from detr_jax.config import ModelConfig
 from detr_jax.config_forms import to_dict
 from detr_jax.errors import UserError
-from detr_jax.structures import Categories
-from detr_jax.weights import checkpoints
-from detr_jax.weights.checkpoints import Checkpoints, Stored
-
-CONFIG = Config(seed=1, data=DataConfig(scales=(96,), threads=1))
-CATEGORIES = Categories((1, 7), ("a", "b"))
-
-
-def make_stored(seed: int, averaged: bool = False) -> Stored:
-    rng = np.random.default_rng(seed)
-    arrays = {
-        "backbone/layer1/0/conv1/kernel": rng.normal(size=(3, 3, 4, 8)).astype(np.float32),
-        "class_head/bias": np.array([np.nan, -0.0, np.inf, 1e-42], np.float32),  # bits, not numbers
-        "class_head/kernel": rng.normal(size=(8, 4)).astype(np.float32),
-    }
-    model = {name: jnp.asarray(array) for name, array in arrays.items()}
-    average = {"class_head/kernel": model["class_head/kernel"] * 0.5} if averaged else {}
-    progress = {"step": jnp.int32(seed), "optimizer": optax.adam(1e-3).init(model), "skipped": jnp.int32(3)}
-    return Stored(model, average, progress, {"config": to_dict(CONFIG), "categories": CATEGORIES.to_rows()})
-
-
-def write(folder: Path, steps: dict[int, float | None], keep: int = 10, averaged: bool = False) -> None:
-    with Checkpoints(folder, keep) as saved:
-        for step, score in steps.items():
-            if score is not None:
-                saved.record(step, score)
-            saved.save(step, make_stored(step, averaged))
+from detr_jax.weights import checkpoints, manifest
+from detr_jax.weights.checkpoints import Checkpoints
+from tests.weights.small_run import CATEGORIES, CONFIG, make_stored, write
 
 
 def like(tree):
@@ -77,8 +52,9 @@ def test_everything_comes_back_bit_for_bit(written):
     assert info["config"] == to_dict(CONFIG)
     assert info["categories"] == [{"id": 1, "name": "a"}, {"id": 7, "name": "b"}]
     assert info["step"] == 20
-    assert checkpoints.array_shapes(folder) == like(stored.model)
-    assert checkpoints.damage(folder) is None
+    assert_same_bits(checkpoints.read_numpy(folder, "model"), stored.model)
+    assert all(type(array) is np.ndarray for array in checkpoints.read_numpy(folder, "averaged").values())
+    assert manifest.damage(folder) is None
 
 
 def test_other_arrays_are_refused(written):
@@ -93,83 +69,56 @@ def test_other_arrays_are_refused(written):
             checkpoints.read_arrays(folder, "model", other)
 
 
-def files_of(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def names_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-# Written while orbax commits, when the checksums are already there; nothing of ours is in them.
-ORBAX_NOTES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+def damaged(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / str(step) / "info/metadata").write_text("{")
 
 
-def test_one_flipped_byte_in_any_file_is_noticed(workdir):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(workdir):
     folder, said = workdir / "checkpoints", []
-    names = files_of(folder / "20")
-    assert {name.split("/")[0] for name in names} >= {"model", "averaged", "progress", "info", checkpoints.CHECKSUMS}
-    assert len(names) > 8
-    pristine = workdir / "pristine"
-    shutil.copytree(folder / "20", pristine)
-    for name in names:
-        if name in ORBAX_NOTES:
-            continue
-        path = folder / "20" / name
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0x40
-        path.write_bytes(content)
-        assert checkpoints.damage(folder / "20"), name
-        assert checkpoints.newest_intact(folder, said.append) == 10, name
-        assert "20" in said[-1] and len(said) == 1
-        aside = folder / said.pop().split("moved to ")[1].split(",")[0]
-        assert files_of(aside) == names and checkpoints.steps(folder) == [10]  # set aside, nothing deleted
-        shutil.rmtree(aside)
-        shutil.copytree(pristine, folder / "20")
-    assert checkpoints.newest_intact(folder, said.append) == 20 and not said
+    files = names_in(folder / "20")
+    damaged(folder, 20)
+    assert checkpoints.newest_intact(folder, said.append) == 10 and checkpoints.steps(folder) == [10]
+    assert said == [
+        "checkpoint 20 is damaged (info/metadata has changed since it was written); it was moved to damaged-20, the "
+        "one before it is used"
+    ]
+    assert names_in(folder / "damaged-20") == files  # nothing is deleted
+    write(folder, {20: None})  # the run goes on, and meets the same fate
+    damaged(folder, 20)
+    assert checkpoints.newest_intact(folder, said.append) == 10 and (folder / "damaged-20.1").is_dir()
 
 
-def test_orbaxs_own_notes_do_not_matter(workdir):
+def test_all_damaged_is_refused_again_and_again_and_nothing_is_changed(workdir):
     folder = workdir / "checkpoints"
-    for name in ORBAX_NOTES:
-        (folder / "20" / name).write_bytes(b"\xff\x00 not JSON")
-    assert checkpoints.newest_intact(folder) == 20
-    model = make_stored(20).model
-    assert_same_bits(checkpoints.read_arrays(folder / "20", "model", like(model)), model)
-    write(folder, {30: None})
-    assert checkpoints.steps(folder) == [10, 20, 30]
+    damaged(folder, 10, 20)
+    before = names_in(workdir)
+    for _ in range(2):
+        with pytest.raises(UserError, match="every checkpoint in .* is damaged") as raised:
+            checkpoints.newest_intact(folder)
+        for words in (
+            "20 (info/metadata has changed",
+            "10 (info/metadata has changed",
+            "--workdir",
+            f"remove {folder}",
+        ):
+            assert words in str(raised.value)
+        assert names_in(workdir) == before
 
 
-@pytest.mark.parametrize("how", ["truncated", "emptied", "deleted", "empty folder", "no checksums"])
-def test_other_damage(how, workdir):
-    folder, said = workdir / "checkpoints", []
-    step = folder / "20"
-    largest = max(
-        (path for path in (step / "model").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
-    if how == "truncated":
-        largest.write_bytes(largest.read_bytes()[:-1])
-    elif how == "emptied":
-        largest.write_bytes(b"")
-    elif how == "deleted":
-        largest.unlink()
-    elif how == "empty folder":
-        shutil.rmtree(step)
-        step.mkdir()
-    else:
-        (step / checkpoints.CHECKSUMS).unlink()
-    assert checkpoints.newest_intact(folder, said.append) == 10
-    assert len(said) == 1 and "checkpoint 20 is damaged" in said[0]
-    write(folder, {20: None})  # and the run goes on
-    assert checkpoints.newest_intact(folder, said.append) == 20 and len(said) == 1
-
-
-def test_all_damaged(workdir):
-    folder, said = workdir / "checkpoints", []
-    for step in (10, 20):
-        (folder / str(step) / checkpoints.CHECKSUMS).unlink()
-    assert checkpoints.newest_intact(folder, said.append) is None and len(said) == 2
+def test_what_was_set_aside_is_not_forgotten(workdir):
+    """No run begins at step 0 beside damaged checkpoints, whoever renamed them."""
+    folder = workdir / "checkpoints"
+    damaged(folder, 20)
+    checkpoints.newest_intact(folder, lambda line: None)
+    shutil.rmtree(folder / "10")
+    with pytest.raises(UserError, match="is damaged: damaged-20;"):
+        checkpoints.newest_intact(folder)
     assert checkpoints.newest_intact(workdir / "nowhere") is None
-    write(folder, {10: 0.1})
-    (folder / "10" / checkpoints.CHECKSUMS).unlink()
-    assert checkpoints.newest_intact(folder, said.append) is None
-    assert (folder / "damaged-10").is_dir() and (folder / "damaged-10.1").is_dir()
 
 
 def test_a_save_that_was_killed_is_ignored_and_cleared_away(workdir):
@@ -191,13 +140,31 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, {1: 0.1, 2: 0.5, 3: None, 4: 0.2, 5: None}, keep=2)
     assert checkpoints.steps(folder) == [2, 4, 5] and best(folder) == "2"
-    write(folder, {6: 0.4}, keep=2)  # a restart remembers
+    log = {1: 0.1, 2: 0.5, 4: 0.2}
+    write(folder, {6: 0.4}, keep=2, log=log)  # a restart remembers
     assert checkpoints.steps(folder) == [2, 5, 6] and best(folder) == "2"
-    write(folder, {7: 0.6}, keep=1)
+    write(folder, {7: 0.6}, keep=1, log=log | {6: 0.4})
     assert checkpoints.steps(folder) == [7] and best(folder) == "7"
 
 
-@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1)])
+@pytest.mark.parametrize("log", [{}, {4: 0.3}, {4: 0.3, 2: 0.5}], ids=["no log", "half a log", "log"])
+@pytest.mark.parametrize("link", ["2", "4", "nowhere", None])
+def test_the_best_is_kept_whatever_is_lost(log, link, tmp_path):
+    folder = tmp_path / "checkpoints"
+    write(folder, {2: 0.5, 3: None, 4: 0.3}, keep=1)
+    assert checkpoints.steps(folder) == [2, 4] and best(folder) == "2"
+    (folder / "best").unlink()
+    if link:
+        (folder / "best").symlink_to(link)
+    write(folder, {6: 0.4, 8: 0.1}, keep=1, log=log)
+    write(folder, {10: 0.2}, keep=1, log=log | {6: 0.4, 8: 0.1})
+    assert 2 in checkpoints.steps(folder) and manifest.damage(folder / "2") is None
+    assert best(folder) == ("2" if 2 in log else "6")  # the best of those that are known
+    write(folder, {11: 0.6}, keep=1, log={2: 0.5, 4: 0.3, 6: 0.4, 8: 0.1, 10: 0.2})
+    assert checkpoints.steps(folder) == [11]  # as soon as all are known, the best alone
+
+
+@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1), (-1.0, -1.0)])
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, dict(enumerate(scores, start=1)), keep=1)
@@ -238,15 +205,36 @@ def test_find(workdir):
     assert checkpoints.find_checkpoint(workdir) == folder / "20"
 
 
-def test_find_nothing(workdir, tmp_path):
+def test_find_nothing(tmp_path):
     (tmp_path / "file.txt").write_text("not a checkpoint")
     (tmp_path / "empty").mkdir()
     for path, what in (("nowhere", "does not exist"), ("file.txt", "no checkpoint"), ("empty", "no checkpoint")):
         with pytest.raises(UserError, match=what):
             checkpoints.find_checkpoint(tmp_path / path)
-    (workdir / "checkpoints" / "10" / checkpoints.CHECKSUMS).unlink()
-    with pytest.raises(UserError, match="damaged"):
+
+
+def test_readers_use_another_checkpoint_and_change_nothing(workdir):
+    folder, said = workdir / "checkpoints", []
+    write(folder, {30: 0.1}, log={10: 0.4, 20: 0.3})
+    damaged(folder, 10)  # the best
+    before = names_in(workdir)
+    assert checkpoints.find_checkpoint(workdir, said.append) == folder / "30"
+    (line,) = said
+    assert f"damaged in {folder}: 10 (info/metadata has changed" in line and "checkpoint 30 is used instead" in line
+    damaged(folder, 30)
+    assert checkpoints.find_checkpoint(folder, said.append) == folder / "20" and "30 (" in said[1]
+    damaged(folder, 20)
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged: 10 \(.*, 30 \(.*, 20 \("):
         checkpoints.find_checkpoint(workdir)
+    assert names_in(workdir) == before and len(said) == 2
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused(workdir):
+    folder = workdir / "checkpoints"
+    damaged(folder, 10)
+    for path in (folder / "10", folder / "best"):
+        with pytest.raises(UserError, match=r"10 is damaged \(info/metadata"):
+            checkpoints.find_checkpoint(path)
 
 
 def test_settings_are_compared(workdir):

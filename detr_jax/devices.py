@@ -100,6 +100,12 @@ def from_first_host(call: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
+def say(text: str) -> None:
+    """Prints a line, on the first host alone."""
+    if jax.process_index() == 0:
+        print(text)
+
+
 def wait_for_hosts(what: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:

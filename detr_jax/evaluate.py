@@ -3,7 +3,8 @@
     python -m detr_jax.evaluate --workdir=DIR                                  the run's own validation split
     python -m detr_jax.evaluate --checkpoint=C --data_name=N --data_dir=D --split=val
 
-Prints COCO's 12 lines and writes metrics.json, per_class.csv, predictions.json and pr_curve.png into --output.
+Prints COCO's 12 lines and writes metrics.json, per_class.csv, predictions.json and pr_curve.png into --output. Runs on
+every device, and on several hosts like training; the first host prints and writes.
 """
 
 import dataclasses
@@ -122,15 +123,16 @@ def main(argv: list[str]) -> int:
     ids = ids_by_name(detector.categories, split.categories, renamed)
     missing = [other for other, known in zip(detector.categories.names, ids, strict=True) if known is None]
     if missing:
-        print(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
+        devices.say(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
 
     results, broken = [], []
-    for row, found in tqdm(detector.over(split, args.batch_size), total=len(split), disable=not sys.stderr.isatty()):
+    silent = jax.process_index() > 0 or not sys.stderr.isatty()
+    for row, found in tqdm(detector.over(split, args.batch_size), total=len(split), disable=silent):
         results += as_results(found, split.image_ids[row], ids)
         broken += [int(split.image_ids[row])] if not len(found) else []
     if broken:
         some = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
-        print(
+        devices.say(
             f"{len(broken)} of {len(split)} images cannot be decoded and count as images without detections "
             f"(ids {some}); python -m detr_jax.dataset check says why"
         )
@@ -140,12 +142,12 @@ def main(argv: list[str]) -> int:
     output = Path(args.output) if args.output else default
     if jax.process_index() == 0:
         coco_eval.write_evaluation(metrics, results, output)
-    print(coco_eval.format_summary(metrics))
+    devices.say(coco_eval.format_summary(metrics))
     if metrics.AP < 0:
-        print(coco_eval.NO_OBJECTS)
-    print(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
+        devices.say(coco_eval.NO_OBJECTS)
+    devices.say(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:
-        print(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
+        devices.say(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
         return 1
     return 0
 

@@ -7,6 +7,8 @@ that upright image. Of animated and multi-page files the first frame is taken.
 Folders are searched through for whatever is an image. A file that looks like one but cannot be used is listed and left
 out; the exit status is then 2. Other files are counted. Pictures that this program has drawn are never read again, and
 none of your files is overwritten; results of an earlier run in the same output folder are, and this is said.
+
+Runs on every device, and on several hosts like training; the first host prints and writes.
 """
 
 import json
@@ -14,11 +16,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from detr_jax import cli, drawing, files
+from detr_jax import cli, devices, drawing, files, hosts
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import Limits
 from detr_jax.inference.detector import load
@@ -92,29 +95,34 @@ def report_replaced(output: Path, drawings: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
     args = flags.FLAGS
-    detector = load(args.checkpoint)
+    hosts.start_hosts()
+    first_host = jax.process_index() == 0
+    detector = load(args.checkpoint, devices.make_mesh())
     limits, output = Limits(*detector.data.image_limits), Path(args.output)
     found = find_images(args.input)
     checked = check_images(found.images, limits)
-    report(found, checked, args.input, output)
+    if first_host:
+        report(found, checked, args.input, output)
     paths, bad = checked.good, len(found.unusable) + len(checked.bad)
     if not paths:
         raise UserError(f"none of the {bad + len(found.drawn)} files can be used as an image; nothing was written")
     ids, names, images = choose_ids(paths), choose_names(paths, output), ImageFiles(paths, limits)
-    report_replaced(output, names if args.draw else [])
-    output.mkdir(parents=True, exist_ok=True)
+    if first_host:
+        report_replaced(output, names if args.draw else [])
+        output.mkdir(parents=True, exist_ok=True)
 
     rows: dict[int, list[dict]] = {}
-    results = detector.over(images, args.batch_size)
-    for row, detections in tqdm(results, total=len(paths), unit="image", disable=not sys.stderr.isatty()):
+    results, silent = detector.over(images, args.batch_size), not (first_host and sys.stderr.isatty())
+    for row, detections in tqdm(results, total=len(paths), unit="image", disable=silent):
         detections = detections.above(args.threshold)
         rows[row] = make_rows(detections, ids[row], paths[row])
-        if args.draw:
+        if args.draw and first_host:
             drawing.save(np.asarray(detections.draw(images[row])), output / names[row], software=SOFTWARE)
     predictions = [one for _, rows_of_image in sorted(rows.items()) for one in rows_of_image]
-    with files.replacing(output / "predictions.json") as path:
-        path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
-    print(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
+    if first_host:
+        with files.replacing(output / "predictions.json") as path:
+            path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
+    devices.say(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
     return 2 if bad else 0
 
 

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -125,6 +126,14 @@ class Programs:
             text=True,
         )
 
+    def start_hosts(self, count: int, verb: str, *arguments: object) -> list[subprocess.Popen]:
+        """Starts so many processes of one program that find each other, with a device each."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": count, "JAX_NUM_CPU_DEVICES": 1}
+        return [self.start(verb, *arguments, JAX_PROCESS_ID=process, **hosts) for process in range(count)]
+
     def run(self, verb: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess:
         """Runs it to its end."""
         process = self.start(verb, *arguments, **environment)
@@ -224,6 +233,11 @@ def finish(process: subprocess.Popen, seconds: float = 120.0) -> tuple[int, str,
     finally:
         process.kill()
     return process.returncode, out, err
+
+
+def said(out: str) -> list[str]:
+    """The lines that a program printed, without those of the library that connects processes."""
+    return [line for line in out.splitlines() if "[Gloo]" not in line]
 
 
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:

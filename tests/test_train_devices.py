@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -47,12 +46,7 @@ def test_accumulation_gives_the_same_parameters(programs, tmp_path):
 
 def start_hosts(programs: Programs, workdir: Path, count: int, *more: str) -> list[subprocess.Popen]:
     """The processes of one run, a device each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    hosts = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": count, "JAX_NUM_CPU_DEVICES": 1}
-    arguments = programs.training(workdir, *more)
-    return [programs.start("train", *arguments, JAX_PROCESS_ID=process, **hosts) for process in range(count)]
+    return programs.start_hosts(count, "train", *programs.training(workdir, *more))
 
 
 def finish_all(processes: list[subprocess.Popen], seconds: float) -> list[tuple[int, str, str]]:
@@ -97,7 +91,7 @@ def test_two_processes_with_a_broken_image(programs, tmp_path):
     more = [f"--config.{name}={value}" for name, value in settings.items()]
     done = programs.run("train", *programs.training(tmp_path / "one", *more), JAX_NUM_CPU_DEVICES=2)
     assert done.returncode == 0, done.stderr
-    for process in start_two(programs, tmp_path / "hosts", *more):
+    for process in start_hosts(programs, tmp_path / "hosts", 2, *more):
         status, _, err = finish(process, 400)
         assert status == 0, err
     assert_close_losses(tmp_path / "one", tmp_path / "hosts", 1e-6)

@@ -1,20 +1,37 @@
-"""Training from Python, ``train(config, workdir)``: it goes on bit for bit, and says what it started from once."""
+"""Training from Python, ``train(config, workdir)``: it goes on bit for bit, says what it started from once, and refuses
+to lose anything."""
 
 import hashlib
 import json
 import re
 import shutil
 import signal
+from pathlib import Path
 
+import jax
 import pytest
 
+from detr_jax import devices
 from detr_jax.config_forms import to_dict
 from detr_jax.datasets.folders import find_splits
 from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.errors import UserError
-from detr_jax.train import train
-from detr_jax.weights.checkpoints import find_checkpoint
-from tests.programs import Programs, assert_same_state, evaluations, numbers, of_session, rows
+from detr_jax.structures import Categories
+from detr_jax.train import find_start, train
+from detr_jax.training.calendar import make_calendar
+from detr_jax.training.lock import WorkdirLock
+from detr_jax.training.state import make_recipe, restore_state, store_state
+from detr_jax.weights import checkpoints
+from tests.programs import (
+    Programs,
+    assert_close_losses,
+    assert_same_state,
+    evaluations,
+    numbers,
+    of_session,
+    rows,
+    saved_steps,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 SHORT = {"train.steps": 4, "train.log_every": 1, "train.checkpoint_every": 2, "train.eval_every": 4}
@@ -93,6 +110,68 @@ def test_a_validation_split_without_objects_scores_nothing(programs, tmp_path):
     train(programs.config(SHORT | data), tmp_path / "run")
     assert "note: the ground truth has no objects" in (tmp_path / "run/train.log").read_text()
     assert evaluations(tmp_path / "run") == [[-1] * 12] * 2
-    assert find_checkpoint(tmp_path / "run").name == "4"
+    assert checkpoints.find_checkpoint(tmp_path / "run").name == "4"
     train(programs.config(SHORT | data | {"train.steps": 6}), tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run") if "coco_eval_bbox" in row] == [2, 4, 6]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_run_in_the_workdir_is_refused(programs, unbroken):
+    with WorkdirLock(unbroken):
+        before = content(unbroken)
+        with pytest.raises(UserError, match=f"{unbroken} is in use by process"):
+            train(programs.config(SHORT | {"train.steps": 6}), unbroken)
+        assert content(unbroken) == before
+    assert not (unbroken / "run.lock").exists()
+
+
+def test_with_every_checkpoint_damaged_nothing_starts(programs, unbroken, tmp_path):
+    workdir = Path(shutil.copytree(unbroken, tmp_path / "run", symlinks=True))
+    for step in (2, 4):
+        (workdir / f"checkpoints/{step}/checksums.json").write_text("[]")
+    before = content(workdir)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"every checkpoint in .* is damaged: 4 \(.*, 2 \("):
+            train(programs.config(SHORT), workdir)
+        assert content(workdir) == before
+
+
+@pytest.mark.slow
+def test_the_best_outlives_the_log(programs, tmp_path):
+    """All steps score 0 here: the first is the best."""
+    often = {"train.log_every": 1, "train.checkpoint_every": 1, "train.eval_every": 1, "train.keep": 1}
+    kept, lost = tmp_path / "kept", tmp_path / "lost"
+    train(programs.config(often | {"train.steps": 3}), kept)
+    assert saved_steps(kept) == [1, 3]
+    (kept / "checkpoints/best").unlink()
+    shutil.copytree(kept, lost, symlinks=True)
+    (lost / "metrics.jsonl").write_bytes(b"\xff[\n7\n{}\n")
+    for workdir in (kept, lost):
+        train(programs.config(often | {"train.steps": 5}), workdir)
+    assert saved_steps(kept) == [1, 5] and saved_steps(lost) == [1, 3, 5]
+    assert (kept / "checkpoints/best").resolve().name == "1"
+
+
+@pytest.mark.slow
+def test_resumes_with_another_fsdp(programs, unbroken, tmp_path, monkeypatch):
+    """Arrays that every device held whole are split over two, and put together again; not a bit changes."""
+    monkeypatch.setattr(devices, "SMALLEST_SHARDED", 2048)
+    workdir = tmp_path / "run"
+    train(programs.config(SHORT | {"train.steps": 2}), workdir)
+    for fsdp, step in ((2, 2), (1, 4)):
+        config = programs.config(SHORT | {"train.fsdp": fsdp, "train.steps": step + 2})
+        assert find_start(workdir, config) == step
+        folder = workdir / f"checkpoints/{step}"
+        categories = Categories.from_rows(checkpoints.read_info(folder)["categories"])
+        recipe = make_recipe(config, categories, make_calendar(config.train, 6), devices.make_mesh(fsdp))
+        state = restore_state(recipe, folder)
+        assert any(not array.is_fully_replicated for array in jax.tree.leaves(state.optimizer)) == (fsdp == 2)
+        with checkpoints.Checkpoints(tmp_path / f"again{step}/checkpoints", keep=1) as again:
+            again.save(step, store_state(state, recipe))
+        assert_same_state(tmp_path / f"again{step}", workdir, step)
+        train(config, workdir)
+    train(programs.config(SHORT | {"train.steps": 6}), unbroken_copy := Path(shutil.copytree(unbroken, tmp_path / "u")))
+    assert_close_losses(workdir, unbroken_copy, 1e-5)

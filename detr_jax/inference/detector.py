@@ -166,7 +166,7 @@ def load(checkpoint: str | Path, mesh: jax.sharding.Mesh | None = None) -> Detec
     framework (``.pth``, ``.safetensors``), or of a name on the Hugging Face hub.
 
     Args:
-      mesh: the devices to run on; None is the first one.
+      mesh: the devices to run on; None is the first one. On several hosts it holds those of all, and every host calls.
 
     Raises UserError when there is none, or when it is damaged or incomplete.
     """

@@ -109,8 +109,8 @@ class Checkpoints:
       folder: ``<workdir>/checkpoints``.
       keep: how many of the newest to keep, besides the best.
       scores: AP of the steps that earlier starts evaluated, from the run's log.
-      evaluates: whether a step had to be evaluated. A checkpoint whose AP should be known and is not (the log was lost)
-        might be the best and is kept, too.
+      evaluates: whether a step had to be evaluated. Where the log is lost, such a step might be the best and is kept,
+        and so is the one that ``best`` names.
     """
 
     def __init__(
@@ -125,12 +125,14 @@ class Checkpoints:
         self._writing: int | None = None  # the step being written
         there = steps(self.folder)
         self._scores = {step: score for step, score in (scores or {}).items() if step in there}
+        linked = (self.folder / BEST).resolve().name
+        lost = {step for step in there if step not in self._scores and (evaluates(step) or str(step) == linked)}
         keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(max(keep, 1)),
                 # Not orbax's BestN: it forgets the scores of earlier starts, and would delete the best of them.
                 _Keep(lambda step: step == self._best_step),
-                _Keep(lambda step: step in there and evaluates(step) and step not in self._scores),
+                _Keep(lambda step: step in lost and step not in self._scores),
             ]
         )
         self._manager = ocp.CheckpointManager(

@@ -164,6 +164,15 @@ def test_the_best_is_kept_whatever_is_lost(log, link, tmp_path):
     assert checkpoints.steps(folder) == [11]  # as soon as all are known, the best alone
 
 
+def test_what_the_link_names_is_kept_until_its_score_is_known(tmp_path):
+    folder = tmp_path / "checkpoints"
+    write(folder, {1: 0.5, 3: None}, keep=1)  # odd steps need no evaluation
+    write(folder, {5: 0.1}, keep=1, log={})
+    assert checkpoints.steps(folder) == [1, 5]
+    write(folder, {7: 0.2}, keep=1, log={1: 0.5, 5: 0.1})
+    assert checkpoints.steps(folder) == [1, 7] and best(folder) == "1"
+
+
 @pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1), (-1.0, -1.0)])
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"

@@ -173,7 +173,7 @@ def test_what_the_link_names_is_kept_until_its_score_is_known(tmp_path):
     assert checkpoints.steps(folder) == [1, 7] and best(folder) == "1"
 
 
-@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1), (-1.0, -1.0)])
+@pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1)])
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, dict(enumerate(scores, start=1)), keep=1)

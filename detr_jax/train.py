@@ -225,12 +225,15 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     check(config)
     mesh, workdir = devices.make_mesh(config.train.fsdp), Path(workdir).expanduser()
     devices.check_training(config.train, mesh)
-    run, done = None, False
+    run, done, told = None, False, False
 
-    def say_farewell(words: str) -> None:
+    def say_farewell(words: str) -> None:  # once, whoever comes first
+        nonlocal told
         last = max(checkpoint_steps(workdir / "checkpoints"), default=0)
-        line = f"stopped {words}; step {last} is saved, and this goes on from there: {signals.command()}"
-        (run.logbook.say if run else print)(line)
+        saved = f"step {last} is saved, and this goes on from there" if last else "nothing is saved, this starts again"
+        if not told:
+            told = True
+            (run.logbook.say if run else print)(f"stopped {words}; {saved}: {signals.command()}")
 
     def abandon() -> tuple[int, str]:  # the main thread hangs where nothing can be lost
         if run:

@@ -81,6 +81,7 @@ class Programs:
 
     def __init__(self, folder: Path):
         self.folder, self.raw, self.data = folder, folder / "raw", folder / "data"
+        self._started: list[subprocess.Popen] = []
         shapes.write(self.raw, shapes.Settings(train=TRAIN, val=VAL, size=SIZE, max_objects=3))
         prepare_dataset(find_splits(self.raw), self.data, "tiny")
 
@@ -117,7 +118,7 @@ class Programs:
         return self._launch("-c", change + end, *arguments, **environment)
 
     def _launch(self, *words: object, **environment: object) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *map(str, words)],
             cwd=REPOSITORY,
             env=self.environment(**environment),
@@ -125,6 +126,13 @@ class Programs:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kills what a test that failed has left running."""
+        while self._started:
+            self._started.pop().kill()
 
     def start_hosts(self, count: int, verb: str, *arguments: object) -> list[subprocess.Popen]:
         """Starts so many processes of one program that find each other, with a device each."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,10 @@ LONG = ("--config.train.steps=400", "--config.train.log_every=1", "--config.trai
 
 
 @pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
+def programs(tmp_path_factory) -> Iterator[Programs]:
+    programs = of_session(tmp_path_factory)
+    yield programs
+    programs.end()
 
 
 @pytest.mark.slow

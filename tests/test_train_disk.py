@@ -39,8 +39,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
+def programs(tmp_path_factory) -> Iterator[Programs]:
+    programs = of_session(tmp_path_factory)
+    yield programs
+    programs.end()
 
 
 @contextlib.contextmanager

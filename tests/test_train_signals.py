@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -52,8 +53,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
+def programs(tmp_path_factory) -> Iterator[Programs]:
+    programs = of_session(tmp_path_factory)
+    yield programs
+    programs.end()
 
 
 class Ended(NamedTuple):
@@ -154,7 +157,7 @@ def test_a_second_signal_ends_the_run_at_once(programs, tmp_path, in_compilation
     ended = ask(process, signal.SIGINT, signal.SIGINT)
     assert (ended.status, ended.err) == (130, "") and ended.seconds < 5
     (told,) = [line for line in ended.out.splitlines() if "stopped" in line]
-    assert told.startswith("stopped at once; step ")
+    assert told.startswith("stopped at once; nothing is saved, this starts again: python -m detr_jax.train ")
 
 
 def test_stopped_during_an_evaluation(programs, tmp_path):

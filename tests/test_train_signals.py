@@ -81,7 +81,7 @@ def assert_saved(ended: Ended, workdir, step: int | None = None) -> int:
     assert ended.seconds < 20
     last = saved_steps(workdir)[-1]
     assert step in (None, last) and damage(workdir / f"checkpoints/{last}") is None
-    (told,) = [line for line in ended.out.splitlines() if "stopped" in line]
+    (told,) = [line for line in ended.out.splitlines() if line.startswith("stopped ")]
     assert told.startswith(f"stopped as asked; step {last} is saved, and this goes on from there: python -")
     assert f"--workdir={workdir}" in told
     return last
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_the_run_at_once(programs, tmp_path, in_compilation
         wait_for(lambda: last_logged(tmp_path / "run") >= 5)
     ended = ask(process, signal.SIGINT, signal.SIGINT)
     assert (ended.status, ended.err) == (130, "") and ended.seconds < 5
-    (told,) = [line for line in ended.out.splitlines() if "stopped" in line]
+    (told,) = [line for line in ended.out.splitlines() if line.startswith("stopped ")]
     assert told.startswith("stopped at once; nothing is saved, this starts again: python -m detr_jax.train ")
 
 

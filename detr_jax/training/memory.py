@@ -115,17 +115,17 @@ def _describe(message: str) -> str:
     return f"out of memory{wanted}" + (f": each device has {there:.2f} GB" if there is not None else "")
 
 
-def _machine_memory() -> float:
+def _machine_memory() -> int | float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # all of it: what others use may come back
 
 
-def _container_memory() -> float:
+def _container_memory() -> int | float:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
     return int(text) if text.isdecimal() else math.inf
 
 
-def _address_space() -> float:
+def _address_space() -> int | float:
     """What ``ulimit -v`` leaves, the part of the heap that is reserved and free included."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:

@@ -114,8 +114,9 @@ class Programs:
 
     def start_changed(self, change: str, *arguments: object, **environment: object) -> subprocess.Popen:
         """The same for the training program, after this Python code has changed something of the package."""
-        end = "\nfrom detr_jax import cli, train\ncli.run(train.main, train.define_flags)"
-        return self._launch("-c", change + end, *arguments, **environment)
+        program = self.folder / f"changed_{len(self._started)}.py"
+        program.write_text(f"{change}\nfrom detr_jax import cli, train\ncli.run(train.main, train.define_flags)")
+        return self._launch(program, *arguments, **environment)
 
     def _launch(self, *words: object, **environment: object) -> subprocess.Popen:
         process = subprocess.Popen(

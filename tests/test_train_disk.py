@@ -92,12 +92,12 @@ def test_a_full_disk(programs, tmp_path):
     workdir = tmp_path / "run"
     with small_disk(workdir, "200m"):
         process = start(programs, workdir)
-        with (workdir / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        with (workdir / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(bytes(1 << 16))
         begun = last_logged(workdir)
         assert_told(process, "No space left on device", "make room")
-        assert last_logged(workdir) <= begun + 2
+        assert last_logged(workdir) <= begun + 6  # a few rows fit into the last page; the next save does not
         (workdir / "filler").unlink()
         assert_goes_on(programs, workdir)
 

@@ -106,6 +106,7 @@ def test_a_disk_that_becomes_read_only(programs, tmp_path):
     checkpoints = tmp_path / "run/checkpoints"
     with small_disk(checkpoints, "200m"):
         process = start(programs, tmp_path / "run")
+        wait_for(lambda: bool(saved_steps(tmp_path / "run")))
         remount = ["mount", "-o", "remount,ro", str(checkpoints)]
         wait_for(lambda: not subprocess.run(remount, capture_output=True).returncode)  # not while it writes
         saved = saved_steps(tmp_path / "run")

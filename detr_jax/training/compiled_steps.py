@@ -45,12 +45,14 @@ class StepLowering:
     def __init__(self, recipe: Recipe, reader: Reader):
         self._reader, self._batch_size = reader, recipe.config.train.batch_size
         self._sharding = devices.batch_sharding(recipe.mesh)
-        self._jitted = jax.jit(partial(train_step, recipe=recipe), donate_argnums=0)
+        self._step = partial(train_step, recipe=recipe)
 
     def __call__(self, state: TrainState, bucket: Bucket) -> jax.stages.Lowered:
         """The traced step; of ``state`` only shapes and shardings matter."""
         batch = batch_shapes(self._reader, bucket, self._batch_size, self._sharding)
-        return self._jitted.lower(state, batch)
+        # The new state lies as the old one does: the compiler would split more of it, and the next step would not fit.
+        where = jax.tree.map(lambda leaf: leaf.sharding, state)
+        return jax.jit(self._step, donate_argnums=0, out_shardings=(where, None)).lower(state, batch)
 
 
 class CompiledSteps:

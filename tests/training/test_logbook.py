@@ -76,6 +76,21 @@ def test_continued_run_equals_an_unbroken_one(tmp_path):
     assert starts[1]["packages"]["jax"] and starts[1]["devices"] and starts[1]["hosts"] == 1
 
 
+def test_the_scores_are_those_of_the_log_whatever_has_become_of_it(tmp_path):
+    unbroken(tmp_path, 9)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\xff[\n7\n{}\n[1]\n" + b"".join(lines))
+    with Logbook(tmp_path, Config(seed=1), step=7, steps=9, terminal=False) as book:
+        assert book.scores == {4: TWELVE[0]}
+        book.write({"step": 8, "coco_eval_bbox": TWELVE[::-1]})
+        assert book.scores == {4: TWELVE[0], 8: TWELVE[-1]}
+    path.unlink()
+    with Logbook(tmp_path, Config(seed=1), step=7, steps=9, terminal=False) as book:
+        assert book.scores == {}
+    assert Logbook(tmp_path, Config(), steps=9, writes=False).scores == {}
+
+
 def test_half_written_lines_are_repaired(tmp_path):
     unbroken(tmp_path, 3)
     for name in ("metrics.jsonl", "metrics.csv", "train.log"):

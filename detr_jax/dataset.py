@@ -78,7 +78,7 @@ def check() -> int:
         for name in [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, FLAGS.name):
             try:
                 split = open_split(FLAGS.data_dir, FLAGS.name, name, verify=not damages)
-                found[name] = inspect_split(split, FLAGS.quick)
+                found[name] = inspect_split(split, sightings, FLAGS.quick)
             except UserError as error:
                 damages.append(f"{name}: {error}")
                 print(damages[-1])

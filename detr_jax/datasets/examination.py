@@ -4,16 +4,16 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from detr_jax.datasets import defects
 from detr_jax.datasets.box_checks import find_suspicious_boxes
+from detr_jax.datasets.coco_stream import CocoFile
 from detr_jax.datasets.defects import Culprits, Defect, shorten, shown
 from detr_jax.datasets.folders import CocoFolder
 from detr_jax.images import decoding
@@ -47,24 +47,6 @@ def look(row: int, file: bytes, stated: tuple[int, int] | None, quick: bool = Fa
     return Look(row, file, size, None, info)
 
 
-def name_image(image_id: int, file_name: str) -> str:
-    """What messages call an image."""
-    return f"image {image_id} ({shorten(file_name)})"
-
-
-def note_image(culprits: Culprits, name: str, seen: Look, broken_stops: bool = True) -> None:
-    """Takes note of an image that cannot be used, or may be seen in another way than its annotations mean."""
-    if seen.error:
-        culprits.add(defects.BROKEN, f"{name}: {seen.error}", broken_stops)
-        return
-    if seen.info.is_ambiguous:
-        culprits.add(defects.UNSURE_TURN, f"{name}: orientation {seen.info.orientation}", stops=False)
-    elif seen.size != seen.info.upright_size:
-        culprits.add(defects.TURNED, f"{name}: orientation {seen.info.orientation}", stops=False)
-    if seen.info.frames > 1:
-        culprits.add(defects.FRAMES, f"{name}: {seen.info.frames:,}", stops=False)
-
-
 def look_at_folder(folder: CocoFolder, quick: bool = False) -> Iterator[Look]:
     """Looks at the images of a folder in ascending id, several at a time."""
 
@@ -91,12 +73,19 @@ def in_order(function: Callable[[int], Any], rows: Iterable[int]) -> Iterator[An
             yield waiting.popleft().result()
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where the file of an image can be read again: a path, or a record of a prepared dataset."""
+
+    def read_bytes(self) -> bytes: ...
+
+
 class Sighting(NamedTuple):
     """An image that was seen."""
 
     split: str
     name: str
-    path: Path
+    source: Source
 
 
 class Sightings:
@@ -119,7 +108,7 @@ class Sightings:
         if samples not in self._repeated:
             self._repeated.add(samples)
             with contextlib.suppress(OSError):  # it was removed since
-                self._first_whole.setdefault(_digest(first.path.read_bytes()), first)
+                self._first_whole.setdefault(_digest(first.source.read_bytes()), first)
         return self._first_whole.setdefault(_digest(file), sighting)
 
 
@@ -134,23 +123,32 @@ class Examination:
       sizes: int64 [M 2], the (height, width) that the boxes refer to; (0, 0) of images that cannot be used.
     """
 
-    def __init__(self, split: str, folder: CocoFolder, sightings: Sightings, broken_stops: bool = True):
-        self.sizes = np.zeros((len(folder.paths), 2), np.int64)
-        self._split, self._folder, self._sightings = split, folder, sightings
+    def __init__(
+        self, split: str, file: CocoFile, sources: Sequence[Source], sightings: Sightings, broken_stops: bool = True
+    ):
+        self.sizes = np.zeros((len(sources), 2), np.int64)
+        self._split, self._file, self._sources, self._sightings = split, file, sources, sightings
         self._broken_stops, self._culprits = broken_stops, Culprits()
 
     def add(self, seen: Look) -> None:
-        """Takes note of one image."""
-        name = name_image(int(self._folder.file.image_ids[seen.row]), self._folder.file.file_names[seen.row])
-        note_image(self._culprits, name, seen, self._broken_stops)
+        """Takes note of one image, which is ``seen.row`` of the file."""
+        name = f"image {self._file.image_ids[seen.row]} ({shorten(self._file.file_names[seen.row])})"
         if seen.error:
+            self._culprits.add(defects.BROKEN, f"{name}: {seen.error}", self._broken_stops)
             return
         self.sizes[seen.row] = seen.size
-        path = self._folder.paths[seen.row]
-        first = self._sightings.find(seen.file, Sighting(self._split, name, path))
+        info = seen.info
+        if info.is_ambiguous:
+            self._culprits.add(defects.UNSURE_TURN, f"{name}: orientation {info.orientation}", stops=False)
+        elif seen.size != info.upright_size:
+            self._culprits.add(defects.TURNED, f"{name}: orientation {info.orientation}", stops=False)
+        if info.frames > 1:
+            self._culprits.add(defects.FRAMES, f"{name}: {info.frames:,}", stops=False)
+        source = self._sources[seen.row]
+        first = self._sightings.find(seen.file, Sighting(self._split, name, source))
         if first.split != self._split:
             self._culprits.add(defects.LEAKED, f"{name} is {first.name} of {first.split}", stops=False)
-        elif first.path != path:  # a file that is listed twice was named before
+        elif first.source != source:  # a file that is listed twice was named before
             self._culprits.add(defects.COPIED, f"{name} is {first.name}", stops=False)
 
     @property
@@ -158,12 +156,9 @@ class Examination:
         """Which images can be used, of those that were looked at."""
         return self.sizes.all(axis=1)
 
-    def defects(self) -> list[Defect]:
-        """Everything that was found, that of the boxes included."""
-        found = self._culprits.defects()
-        if self._folder.is_sound:  # else there may be boxes that belong to no image
-            found += find_suspicious_boxes(self._folder.file, self.sizes)
-        return found
+    def defects(self, is_sound: bool = True) -> list[Defect]:
+        """Everything that was found; that of the boxes too, if each belongs to one image and one class."""
+        return self._culprits.defects() + (find_suspicious_boxes(self._file, self.sizes) if is_sound else [])
 
 
 def describe_rare_classes(names: Iterable[str], boxes: Int[np.ndarray, " K"]) -> list[str]:

@@ -17,8 +17,6 @@ from detr_jax.datasets.examination import (
     in_order,
     look,
     look_at_folder,
-    name_image,
-    note_image,
 )
 from detr_jax.datasets.folders import SplitFolder, find_unlisted, open_folder
 from detr_jax.datasets.split import Record, Split
@@ -51,7 +49,7 @@ def inspect_folder(
     Raises UserError when there is nothing that could be looked at.
     """
     opened = open_folder(folder)
-    examination = Examination(split, opened, Sightings() if sightings is None else sightings)
+    examination = Examination(split, opened.file, opened.paths, sightings or Sightings())
     for seen in tqdm(look_at_folder(opened, quick), "decoding", len(opened.paths), unit=" images", disable=None):
         examination.add(seen)
     file, used = opened.file, ~opened.file.is_crowd
@@ -65,13 +63,36 @@ def inspect_folder(
         images=len(opened.paths) + sum(defect.count for defect in opened.missing),
         categories=file.categories,
         boxes=boxes,
-        defects=opened.defects + opened.missing + examination.defects(),
+        defects=opened.defects + opened.missing + examination.defects(opened.is_sound),
         notes=describe_rare_classes(file.categories.names, boxes) + find_unlisted({split: opened}),
     )
 
 
-def inspect_split(split: Split, quick: bool = False) -> Inspection:
-    """Checks a prepared split: whether every record is its image's, and decodes to the size that its boxes refer to."""
+class StoredImage(NamedTuple):
+    """The image file of a record."""
+
+    split: Split
+    row: int
+
+    def read_bytes(self) -> bytes:
+        """Raises UserError when the record is damaged."""
+        return self.split[self.row].image
+
+
+def inspect_split(split: Split, sightings: Sightings | None = None, quick: bool = False) -> Inspection:
+    """Checks a prepared split like the folder that it was made of, and whether every record is its image's.
+
+    Args:
+      sightings: the images of the splits that were inspected before; those of this one are added.
+      quick: look at the header of each image only.
+
+    Raises UserError when its annotations are damaged.
+    """
+    file = coco_stream.scan(split.annotations_path)
+    file = file.select_images(np.isin(file.image_ids, split.image_ids))
+    places = np.argsort(file.image_ids)  # of the images of the split in the file
+    sources = [StoredImage(split, row) for row in np.argsort(places).tolist()]
+    examination = Examination(split.name, file, sources, sightings or Sightings())
     boxes, culprits = np.zeros(len(split.categories.ids), int), Culprits()
 
     def look_at(row: int) -> tuple[Record, Look] | str:
@@ -79,7 +100,7 @@ def inspect_split(split: Split, quick: bool = False) -> Inspection:
             record = split[row]
         except UserError as error:
             return str(error)
-        return record, look(row, record.image, tuple(split.sizes[row].tolist()), quick)
+        return record, look(int(places[row]), record.image, tuple(split.sizes[row].tolist()), quick)
 
     looks = in_order(look_at, range(len(split)))
     for found in tqdm(looks, "decoding", len(split), unit=" images", disable=None):
@@ -88,9 +109,10 @@ def inspect_split(split: Split, quick: bool = False) -> Inspection:
             continue
         record, seen = found
         boxes += np.bincount(record.labels, minlength=len(boxes))
-        note_image(culprits, name_image(record.image_id, record.file_name), seen)
+        examination.add(seen)
     notes = describe_rare_classes(split.categories.names, boxes)
-    return Inspection(len(split), split.categories, boxes, culprits.defects(), notes)
+    found = culprits.defects() + coco_stream.find_defects(file) + examination.defects()
+    return Inspection(len(split), split.categories, boxes, found, notes)
 
 
 def _is_listed(file: CocoFile) -> np.ndarray:

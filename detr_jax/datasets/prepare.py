@@ -106,7 +106,7 @@ def prepare_dataset(
         sightings = Sightings()
         writer = _SplitWriter(partial, name, categories, quick)
         for split, folder in opened.items():
-            looked[split] = Examination(split, folder, sightings, broken_stops=not skip_broken)
+            looked[split] = Examination(split, folder.file, folder.paths, sightings, broken_stops=not skip_broken)
             writer.write(split, folder, looked[split])
         found = {split: found[split] + looked[split].defects() for split in opened}
         refuse_defects(found, files)

@@ -41,6 +41,7 @@ class Split:
       image_ids: int64 [M].
       sizes: int32 [M 2], the (height, width) that the boxes refer to.
       target_counts: int32 [M], how many boxes of each image are trained on.
+      annotations_path: the annotation file, of all images of the dataset's split.
     """
 
     def __init__(self, data_dir: str, dataset: str, name: str, verify: bool = True):
@@ -64,7 +65,7 @@ class Split:
             self._checksums = read_checksums(folder, _prepare_command(data_dir, dataset))
             self._checksums.verify_split(base)
         self._where = f"split {base} of the dataset {dataset}"
-        self._annotations_path = sidecars / f"annotations_{base}.json"
+        self.annotations_path = sidecars / f"annotations_{base}.json"
         rows_of_table = json.loads((sidecars / "categories.json").read_text(encoding="utf-8"))
         self.categories = Categories.from_rows(rows_of_table)
         columns = load_index(sidecars / f"index_{base}.npz")
@@ -133,8 +134,8 @@ class Split:
         """
         sizes = dict(zip(self.image_ids.tolist(), map(tuple, self.sizes.tolist()), strict=True))
         if self._checksums is not None:
-            self._checksums.verify([self._annotations_path.name])
-        truth = coco.select_images(coco.read_annotations(self._annotations_path), sizes)
+            self._checksums.verify([self.annotations_path.name])
+        truth = coco.select_images(coco.read_annotations(self.annotations_path), sizes)
         listed = {row["id"] for row in truth["categories"]}
         others = [row for row in self.categories.to_rows() if row["id"] not in listed]  # that other splits list
         return truth | {"categories": truth["categories"] + others}

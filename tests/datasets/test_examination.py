@@ -6,8 +6,9 @@ import pytest
 
 from detr_jax.datasets.defects import LEAKED
 from detr_jax.datasets.examination import SAMPLES, Sighting, Sightings
-from detr_jax.datasets.inspection import inspect_folder
+from detr_jax.datasets.inspection import inspect_folder, inspect_split
 from detr_jax.datasets.prepare import prepare_dataset
+from detr_jax.datasets.split import open_split
 from detr_jax.images import decoding
 from tests.datasets.folder_of_images import ground_truth, make_image, write_folder
 
@@ -42,7 +43,10 @@ def test_content_is_compared_where_samples_are_equal(tmp_path):
 def test_one_picture_in_two_splits(tmp_path):
     train = write_folder(tmp_path / "train", ground_truth(), FILES)
     val = write_folder(tmp_path / "val", ground_truth(), FILES | {"c.jpg": make_image() + b"other"})
-    sightings = Sightings()
-    assert not [d for d in inspect_folder(train, "train", sightings).defects if d.kind == LEAKED]
-    (leaked,) = [d for d in inspect_folder(val, "val", sightings).defects if d.kind == LEAKED]
-    assert leaked.count == 2 and not leaked.stops
+    prepare_dataset({"train": train, "val": val}, tmp_path, "cells")
+    folders, splits = Sightings(), Sightings()
+    of_folders = [inspect_folder(folder, name, folders) for name, folder in (("train", train), ("val", val))]
+    of_splits = [inspect_split(open_split(tmp_path, "cells", name), splits) for name in ("train", "val")]
+    for (_, *of_train), (leaked, *_) in ([one.defects for one in both] for both in (of_folders, of_splits)):
+        assert leaked.kind == LEAKED and leaked.count == 2 and not leaked.stops
+        assert leaked.where[0].endswith(" of train") and LEAKED not in [defect.kind for defect in of_train]

@@ -25,8 +25,7 @@ def test_a_folder_and_its_prepared_split_have_the_same_boxes(tmp_path):
     assert degenerate == Defect("box without area in the image, not trained on", 1, where, stops=False)
     prepare_dataset({"train": folder}, tmp_path, "cells")
     prepared = inspect_split(open_split(tmp_path, "cells", "train"))
-    assert (prepared.images, prepared.categories, prepared.defects) == (3, found.categories, [])
-    assert prepared.boxes.tolist() == [1, 1]
+    assert prepared._replace(boxes=[1, 1]) == found._replace(boxes=[1, 1]) and prepared.boxes.tolist() == [1, 1]
 
 
 def test_every_kind_of_defect_is_named(tmp_path):
@@ -87,7 +86,7 @@ def test_turned_images_that_nobody_can_tell_are_counted(tmp_path, width, rotatio
     content = ground_truth()
     content["images"] = [content["images"][0] | {"width": width}, content["images"][1]]
     folder = write_folder(tmp_path / "raw", content, files)
-    found = [defect for defect in inspect_folder(folder).defects if defect.kind == defects.UNSURE_TURN]
-    assert found == [Defect(defects.UNSURE_TURN, 1, (f"image 30 (c.jpg): orientation {rotation}",), stops=False)]
     prepare_dataset({"train": folder}, tmp_path, "cells")
-    assert inspect_split(open_split(tmp_path, "cells", "train")).defects == found
+    for found in (inspect_folder(folder), inspect_split(open_split(tmp_path, "cells", "train"))):
+        where = (f"image 30 (c.jpg): orientation {rotation}",)
+        assert found.defects[0] == Defect(defects.UNSURE_TURN, 1, where, stops=False) and len(found.defects) == 2

@@ -129,7 +129,7 @@ def _annotation(entry: dict) -> dict:
         fields["id"] = _annotation_id_of(entry["id"])
     if "area" in entry:
         area = number_of(entry["area"])
-        fields["area"] = _box_area(box) if area is None or area < 0 else area
+        fields["area"] = _box_area(box) if area is None or area < 0 else _in_64_bits(area)
     if "iscrowd" in entry:
         fields["iscrowd"] = _crowd_of(entry["iscrowd"])
     return fields
@@ -145,7 +145,11 @@ def _box_of(value: Any) -> list:
 
 
 def _box_area(box: list) -> int | float:
-    return max(box[2], 0) * max(box[3], 0)
+    return _in_64_bits(max(box[2], 0) * max(box[3], 0))
+
+
+def _in_64_bits(number: int | float) -> int | float:
+    return number if number < LARGEST_NUMBER else float(number)
 
 
 def _annotation_id_of(value: Any) -> int | str | None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from detr_jax.datasets.normalise import Unusable, fill, normalise
@@ -52,9 +53,16 @@ def test_an_area_that_is_no_number_is_that_of_the_box(area):
     assert normalise("annotations", ANNOTATION | {"area": area})["area"] == 600
 
 
-@pytest.mark.parametrize("area", [0, 0.5, 1e9])
+@pytest.mark.parametrize("area", [0, 0.5, 1e9, 2**80])
 def test_any_other_area_stays(area):
-    assert normalise("annotations", ANNOTATION | {"area": area})["area"] == area
+    found = normalise("annotations", ANNOTATION | {"area": area})["area"]
+    assert found == area and np.isfinite(np.array([found])).all()
+
+
+def test_areas_of_huge_boxes_are_numbers_that_arrays_hold():
+    entry = {key: value for key, value in ANNOTATION.items() if key != "area"} | {"bbox": [0, 0, 10**15, 10**15]}
+    areas = [fill("annotations", entry)["area"], normalise("annotations", entry | {"area": None})["area"]]
+    assert np.digitize(areas, (32**2, 96**2)).tolist() == [2, 2] and areas == [1e30, 1e30]
 
 
 @pytest.mark.parametrize(

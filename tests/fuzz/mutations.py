@@ -39,12 +39,12 @@ def damage_annotations(table: dict, rng: random.Random) -> bytes:
         key = rng.choice(list(table))
         entries = table[key]
         if not isinstance(entries, list) or not entries or rng.random() < 0.08:
-            table[key] = rng.choice(ODD)
+            table[key] = copy.deepcopy(rng.choice(ODD))
             continue
         place = rng.randrange(len(entries))
         entry, kind = entries[place], rng.random()
         if not isinstance(entry, dict) or kind < 0.08:
-            entries[place] = rng.choice(ODD)
+            entries[place] = copy.deepcopy(rng.choice(ODD))
         elif kind < 0.16:
             entries.append(copy.deepcopy(entry))
         elif kind < 0.2:
@@ -52,9 +52,9 @@ def damage_annotations(table: dict, rng: random.Random) -> bytes:
         elif entry and kind < 0.36:
             del entry[rng.choice(list(entry))]
         elif kind < 0.5 and isinstance(entry.get("bbox"), list) and entry["bbox"]:
-            entry["bbox"][rng.randrange(len(entry["bbox"]))] = rng.choice(ODD)
+            entry["bbox"][rng.randrange(len(entry["bbox"]))] = copy.deepcopy(rng.choice(ODD))
         elif entry:
-            entry[rng.choice(list(entry))] = rng.choice(ODD)
+            entry[rng.choice(list(entry))] = copy.deepcopy(rng.choice(ODD))
     text = json.dumps(table, ensure_ascii=rng.random() < 0.5).encode()
     return _damage_text(text, rng) if rng.random() < 0.25 else text
 

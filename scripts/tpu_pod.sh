@@ -7,8 +7,8 @@
 #                                                        the same in the background: this shell may go away
 #   bash scripts/tpu_pod.sh log                          the end of run.log of every host
 #   bash scripts/tpu_pod.sh stop                         asks what was started to save and to end
-# The data must lie on a disk that all hosts see, the workdir too or in a bucket (gs://). When a slice was preempted,
-# create it again: setup and the same start continue the run.
+# The data and the workdir must lie on a disk that all hosts see. When a slice was preempted, create it again: setup and
+# the same start continue the run.
 set -euo pipefail
 usage="usage: TPU=NAME ZONE=ZONE bash scripts/tpu_pod.sh setup | run ARGUMENTS | start ARGUMENTS | log | stop"
 : "${TPU:?$usage}" "${ZONE:?$usage}" "${1:?$usage}"

@@ -208,8 +208,9 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
                 if calendar.evaluates(step):
                     run.evaluate(step, state, stop, watch, agree)
         return True
-    skipped.settle()
-    run.save(step, state, watch)
+    if step > run.first_step:  # else there is nothing new, and another process may be elsewhere
+        skipped.settle()
+        run.save(step, state, watch)
     return False
 
 

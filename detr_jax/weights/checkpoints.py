@@ -194,10 +194,12 @@ class Checkpoints:
         best = self._best_step
         if jax.process_index() or best is None or best not in (*steps(self.folder), self._writing):
             return
-        link = self.folder / f".{BEST}.{os.getpid()}"
+        link, place = self.folder / f".{BEST}.{os.getpid()}", self.folder / BEST
         link.unlink(missing_ok=True)
         link.symlink_to(str(best))
-        link.replace(self.folder / BEST)
+        if place.is_dir() and not place.is_symlink():  # the workdir was copied by something that follows links
+            place.rename(self.folder / f"{BEST}-copied-{os.getpid()}")
+        link.replace(place)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -173,6 +173,17 @@ def test_what_the_link_names_is_kept_until_its_score_is_known(tmp_path):
     assert checkpoints.steps(folder) == [1, 7] and best(folder) == "1"
 
 
+def test_a_workdir_whose_link_became_a_folder_goes_on(workdir, tmp_path):
+    """Many programs that copy folders follow links."""
+    copy = Path(shutil.copytree(workdir / "checkpoints", tmp_path / "copy"))
+    assert (copy / "best").is_dir() and not (copy / "best").is_symlink()
+    assert checkpoints.find_checkpoint(copy) == copy / "20"
+    write(copy, {30: 0.1}, log={10: 0.4, 20: 0.3})
+    assert (copy / "best").is_symlink() and best(copy) == "10"
+    (copied,) = copy.glob("best-copied-*")
+    assert manifest.damage(copied) is None  # nothing is deleted
+
+
 @pytest.mark.parametrize("scores", [(0.0, 0.0, 0.0), (0.3, 0.3, 0.2, 0.1)])
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"

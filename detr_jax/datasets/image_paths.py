@@ -2,6 +2,7 @@
 
 import functools
 import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ class _Finder:
     def __call__(self, name: str) -> _Claim | None:
         """Raises _Outside."""
         portable = name.replace("\\", "/")
-        for listed in dict.fromkeys((name, portable)):
+        forms = (unicodedata.normalize(form, portable) for form in ("NFC", "NFD"))  # macOS writes ü as two characters
+        for listed in dict.fromkeys((name, portable, *forms)):
             if self._is_ours(path := os.path.join(self._images, listed)):
                 return _Claim(Path(path), is_listed=True)
         base = os.path.basename(portable)

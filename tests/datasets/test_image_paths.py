@@ -9,7 +9,7 @@ from detr_jax.datasets.image_paths import match_images
 @pytest.fixture
 def images(tmp_path):
     folder = tmp_path / "images"
-    for name in ("a.jpg", "sub/b.jpg", "shot.jpg"):
+    for name in ("a.jpg", "sub/b.jpg", "shot.jpg", "caf\u00e9.jpg", "u\u0308.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     (tmp_path / "secret.jpg").touch()
@@ -30,6 +30,8 @@ def images(tmp_path):
         ("./sub/../a.jpg", "./sub/../a.jpg"),
         ("../images/a.jpg", "../images/a.jpg"),
         ("inner.jpg", "inner.jpg"),
+        ("cafe\u0301.jpg", "caf\u00e9.jpg"),  # the same text, composed or not
+        ("\u00fc.jpg", "u\u0308.jpg"),
         ("/home/somebody/a.jpg", "a.jpg"),
         ("C:\\data\\a.jpg", "a.jpg"),
         ("..\\..\\upload\\4\\shot.jpg", "shot.jpg"),

@@ -71,7 +71,7 @@ def test_one_device_two_devices_two_processes(programs, tmp_path):
     programs.go_on(tmp_path / "one", *more)
     done = programs.run("train", *programs.training(tmp_path / "two", *more), JAX_NUM_CPU_DEVICES=2)
     assert done.returncode == 0, done.stderr
-    ended = finish_all(start_hosts(programs, tmp_path / "hosts", 2, *more), 400)
+    ended = finish_all(start_hosts(programs, tmp_path / "hosts", 2, *more), 800)
     assert [(status, err) for status, _, err in ended] == [(0, "")] * 2
     assert_close_losses(tmp_path / "one", tmp_path / "two", 1e-5)
     assert_close_losses(tmp_path / "two", tmp_path / "hosts", 1e-6)
@@ -95,7 +95,7 @@ def test_two_processes_with_a_broken_image(programs, tmp_path):
     done = programs.run("train", *programs.training(tmp_path / "one", *more), JAX_NUM_CPU_DEVICES=2)
     assert done.returncode == 0, done.stderr
     for process in start_hosts(programs, tmp_path / "hosts", 2, *more):
-        status, _, err = finish(process, 400)
+        status, _, err = finish(process, 800)
         assert status == 0, err
     assert_close_losses(tmp_path / "one", tmp_path / "hosts", 1e-6)
     one, hosts = ((tmp_path / name / "bad_images.jsonl").read_text() for name in ("one", "hosts"))
@@ -122,8 +122,8 @@ def test_photos_resized_by_the_step(programs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "asked"),
-    [(signal.SIGTERM, [1]), (signal.SIGINT, [0]), (signal.SIGINT, [0, 1, 2])],
-    ids=["TERM at one", "INT at the first", "INT at all"],
+    [(signal.SIGTERM, [1]), (signal.SIGINT, [0, 1, 2])],
+    ids=["TERM at one", "INT at all"],
 )
 def test_three_processes_stop_together(programs, tmp_path, number, asked):
     """Whoever is asked: all stop after the same step, save it once, and go on bit for bit."""
@@ -139,12 +139,12 @@ def test_three_processes_stop_together(programs, tmp_path, number, asked):
     (stopped_at,) = saved_steps(tmp_path / "run")
     assert 5 <= stopped_at < 150 and f"step {stopped_at} is saved" in ended[0][1]
     assert [len(out.splitlines()) for _, out, _ in ended[1:]] == [1, 1]
-    ended = finish_all(start_hosts(programs, tmp_path / "run", 3, *more), 200)
+    ended = finish_all(start_hosts(programs, tmp_path / "run", 3, *more), 600)
     assert [(status, err) for status, _, err in ended] == [(0, "")] * 3
     assert f"continues at step {stopped_at}" in ended[0][1]
     unbroken = programs.folder / "three processes"
     if not unbroken.exists():
-        finish_all(start_hosts(programs, unbroken, 3, *more), 200)
+        finish_all(start_hosts(programs, unbroken, 3, *more), 600)
     assert_same_state(tmp_path / "run", unbroken, 150)
 
 

@@ -20,6 +20,21 @@ def real_data() -> Path:
     return Path(folder).resolve()
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The ``Programs`` of this session."""
+    from tests.programs import Programs  # not above: types of what is imported before the session are not checked
+
+    return Programs(tmp_path_factory.getbasetemp() / "programs")
+
+
+@pytest.fixture
+def leaves_nothing_running(programs):
+    """Kills what a test that failed has left running."""
+    yield
+    programs.end()
+
+
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory):
     """For this module: what was compiled in this process or by a program is loaded from then on."""

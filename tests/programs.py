@@ -191,14 +191,6 @@ class Programs:
         return workdir
 
 
-_of_folder = functools.cache(Programs)
-
-
-def of_session(tmp_path_factory) -> Programs:
-    """The one ``Programs`` of a test session, whichever file asks first."""
-    return _of_folder(tmp_path_factory.getbasetemp() / "programs")
-
-
 def rows(workdir: Path) -> list[dict]:
     """The rows of metrics.jsonl."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -4,18 +4,13 @@ import json
 
 import pytest
 
-from tests.programs import Programs, assert_one_sentence, of_session
+from tests.programs import assert_one_sentence
 
 TINY = [
     "--config=configs/shapes.py:smoke", "--config.model.backbone_width=8", "--config.model.hidden_dim=32",
     "--config.model.num_queries=100", "--config.data.buckets=((64,96,100),)", "--config.data.scales=(64,)",
     "--config.data.max_size=96", "--config.train.batch_size=2", "--rounds=2",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 def test_step_and_where_its_time_goes(programs, tmp_path):

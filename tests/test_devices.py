@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from detr_jax import devices
+from detr_jax import devices, hosts
 from detr_jax.benchmarks.compiled_program import find_collectives
 from detr_jax.config import TrainConfig
 from detr_jax.errors import UserError
@@ -98,8 +98,8 @@ def test_images_are_split_over_every_device():
 
 
 def test_a_single_process_waits_for_nobody():
-    assert devices.from_first_host(lambda: [7]) == [7]
-    devices.wait_for_hosts("anything")
+    assert hosts.from_first_host(lambda: [7]) == [7]
+    hosts.wait_for_hosts("anything")
 
 
 def test_explicit_axes_become_automatic():

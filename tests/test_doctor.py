@@ -15,12 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from detr_jax import doctor
 from detr_jax.config_check import check
-from tests.programs import REPOSITORY, Programs, assert_one_sentence, of_session
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
+from tests.programs import REPOSITORY, assert_one_sentence
 
 
 def found(output: str) -> dict[str, str]:

@@ -20,15 +20,10 @@ from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.datasets.split import open_split
 from detr_jax.structures import Bucket
 from detr_jax.weights import torch_names
-from tests.programs import QUERIES, Programs, assert_one_sentence, of_session
+from tests.programs import QUERIES, Programs, assert_one_sentence
 
 FILES = ("metrics.json", "per_class.csv", "predictions.json", "pr_curve.png")
 OTHER_NAMES = {"circle": "disc", "rectangle": "rectangle", "triangle": "three corners"}
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 def prepare_other(programs: Programs) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import detr_jax
 from detr_jax.train import train
 from detr_jax.weights import torch_names
-from tests.programs import QUERIES, Programs, assert_close_losses, finish, of_session, rows, said
+from tests.programs import QUERIES, Programs, assert_close_losses, finish, rows, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compile_once")]
 LEARNS = {  # enough of the fast detector to find some objects after 120 steps
@@ -34,11 +34,6 @@ LEARNS = {  # enough of the fast detector to find some objects after 120 steps
     "train.log_every": 60,
     "data.val_split": "train[:11]",
 }
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

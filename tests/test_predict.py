@@ -10,12 +10,7 @@ from PIL import Image
 
 import detr_jax
 from detr_jax.errors import UserError
-from tests.programs import Programs, assert_one_sentence, of_session
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
+from tests.programs import assert_one_sentence
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,9 @@ import json
 
 import pytest
 
-from tests.programs import of_session, rows
+from tests.programs import rows
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    return of_session(tmp_path_factory)
 
 
 def run(programs, verb, *arguments):

@@ -15,18 +15,12 @@ from tests.programs import (
     assert_one_sentence,
     assert_same_state,
     numbers,
-    of_session,
     rows,
 )
 
 ORIGINAL_KEYS = {"loss", "loss_ce", "loss_bbox", "loss_giou", "loss_ce_0", "loss_bbox_0", "loss_giou_0"}
 ORIGINAL_KEYS |= {"class_error", "cardinality_error", "cardinality_error_0", "lr", "grad_norm", "epoch"}
 OUR_KEYS = {"images_per_second", "data_wait", "skipped", "broken_images", "matcher_turns", "matcher_nonfinite"}
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 def assert_fresh(workdir: Path) -> None:
@@ -186,8 +180,8 @@ BAD_INPUT = {  # arguments -> words of the sentence
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    programs, folder = of_session(tmp_path_factory), tmp_path_factory.mktemp("bad")
+def answers(programs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
     prepare_without_objects(programs, "bare")
     commands = []
     for name, (arguments, _) in BAD_INPUT.items():

@@ -11,15 +11,10 @@ from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.datasets.split import open_split
 from detr_jax.errors import UserError
 from detr_jax.train import train
-from tests.programs import BROKEN, Programs, assert_same_state, numbers, of_session, rows
+from tests.programs import BROKEN, assert_same_state, numbers, rows
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 STEPS = {"train.steps": 12, "train.log_every": 1, "train.checkpoint_every": 6, "train.eval_every": 12}
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 def test_a_run_with_a_broken_image_goes_on_and_is_resumed_bit_for_bit(programs, tmp_path):

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,13 @@ from tests.programs import (
     evaluations,
     finish,
     last_logged,
-    of_session,
     rows,
     saved_steps,
     wait_for,
 )
 
 LONG = ("--config.train.steps=400", "--config.train.log_every=1", "--config.train.eval_every=1000")
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Iterator[Programs]:
-    programs = of_session(tmp_path_factory)
-    yield programs
-    programs.end()
+pytestmark = pytest.mark.usefixtures("leaves_nothing_running")
 
 
 @pytest.mark.slow

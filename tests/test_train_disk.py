@@ -18,7 +18,6 @@ from tests.programs import (
     finish,
     last_logged,
     numbers,
-    of_session,
     saved_steps,
     wait_for,
 )
@@ -35,14 +34,7 @@ def wait(*arguments):
     return load_batch(*arguments)
 pipeline.load_batch = wait
 """
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Iterator[Programs]:
-    programs = of_session(tmp_path_factory)
-    yield programs
-    programs.end()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("leaves_nothing_running")]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 from detr_jax.datasets.split import open_split
 from detr_jax.inference.detector import load
 from detr_jax.train import train
-from tests.programs import QUERIES, VAL, Programs, assert_same_state, numbers, of_session, rows
+from tests.programs import QUERIES, VAL, assert_same_state, numbers, rows
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 EVERYTHING = {
@@ -20,11 +20,6 @@ EVERYTHING = {
 }
 CACHED = {"model.norm": "frozen_batch", "freeze": ("backbone/layer2",), "train.cache_features": "layer2"}
 CLASSES = 3
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 @pytest.mark.parametrize("more", [{}, CACHED], ids=["pixels", "kept features"])

@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 
 from tests.programs import (
-    Programs,
     arrays,
     assert_one_sentence,
     assert_same_state,
     last_logged,
     numbers,
-    of_session,
     saved_steps,
     wait_for,
 )
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 @pytest.mark.slow

@@ -23,12 +23,10 @@ from detr_jax.training.lock import WorkdirLock
 from detr_jax.training.state import make_recipe, restore_state, store_state
 from detr_jax.weights import checkpoints
 from tests.programs import (
-    Programs,
     assert_close_losses,
     assert_same_state,
     evaluations,
     numbers,
-    of_session,
     rows,
     saved_steps,
 )
@@ -37,16 +35,11 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 SHORT = {"train.steps": 4, "train.log_every": 1, "train.checkpoint_every": 2, "train.eval_every": 4}
 
 
-@pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
-
-
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, compile_once):
+def unbroken(programs, tmp_path_factory, compile_once):
     """The workdir of four steps in one go."""
     workdir = tmp_path_factory.mktemp("in_process") / "unbroken"
-    train(of_session(tmp_path_factory).config(SHORT), workdir)
+    train(programs.config(SHORT), workdir)
     return workdir
 
 

@@ -3,19 +3,16 @@
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
 from detr_jax.weights.checkpoints import damage
 from tests.programs import (
-    Programs,
     assert_same_state,
     finish,
     last_logged,
     numbers,
-    of_session,
     rows,
     saved_steps,
     wait_for,
@@ -49,14 +46,7 @@ def wait(self):
     before_commit(self)
 Checkpoints._before_commit = wait
 """
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Iterator[Programs]:
-    programs = of_session(tmp_path_factory)
-    yield programs
-    programs.end()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("leaves_nothing_running")]
 
 
 class Ended(NamedTuple):

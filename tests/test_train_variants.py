@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from tests.programs import Programs, arrays, evaluations, of_session, rows
+from tests.programs import arrays, evaluations, rows
 
 LAYER4 = ("--config.model.last_stage=layer4", "--config.model.heads=8")  # what a mask head stands on
-
-
-@pytest.fixture
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 @pytest.mark.slow

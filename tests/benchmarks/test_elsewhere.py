@@ -5,17 +5,12 @@ import re
 
 import pytest
 
-from tests.programs import Programs, assert_one_sentence, of_session
+from tests.programs import assert_one_sentence
 
 TINY = [
     "--config=configs/shapes.py:smoke", "--config.model.backbone_width=8", "--config.model.hidden_dim=32",
     "--config.model.num_queries=100", "--config.data.buckets=((96,128,100),(64,96,100))", "--config.train.batch_size=2",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Programs:
-    return of_session(tmp_path_factory)
 
 
 def test_here(programs, tmp_path):

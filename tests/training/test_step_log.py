@@ -1,7 +1,5 @@
 """The rows of the log: means of the steps since the last row, the learning rate of the last one, what is counted."""
 
-import time
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,17 +12,6 @@ from tests.batches.stored import DATA, make_images
 
 CALENDAR = Calendar(steps_per_epoch=10, total_steps=40, log_every=4, evaluate_every=40, save_every=40)
 OPTIM = OptimConfig(lr=0.5, schedule="step", drop_epoch=2)  # drops at step 20
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that moves when ``clock.now`` is set."""
-
-    class Clock:
-        now = 100.0
-
-    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
-    return Clock
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from detr_jax.datasets.split import open_split
 from detr_jax.signals import Interrupted
 from detr_jax.structures import Detections
 from detr_jax.training.validation import Validation
-from tests.programs import VAL, of_session
+from tests.programs import VAL
 from tests.training.small import make_small_recipe
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory):
-    return open_split(of_session(tmp_path_factory).data, "tiny", "val")
+def split(programs):
+    return open_split(programs.data, "tiny", "val")
 
 
 class Knowing:

@@ -4,8 +4,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from detr_jax.training.watchdog import LEAST_MINUTES, TIMES_MEDIAN, Watchdog
 from tests.programs import REPOSITORY
 
@@ -28,15 +26,6 @@ def run(minutes: float, folder, *seconds: float) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 100.0
-
-    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
-    return Clock
 
 
 def test_a_hang_ends_with_a_line_the_stacks_and_status_75(tmp_path):

@@ -69,14 +69,9 @@ def explain_lost_process() -> Iterator[None]:
 
 
 class NativeMessages:
-    """What native code says of this process, between ``__enter__`` and ``__exit__``.
-
-    Attributes:
-      folder: where the file of a crash is written.
-    """
+    """What native code says of this process, between ``__enter__`` and ``__exit__``."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.gettempdir())
         self._passed_on, self._lock, self._ended = 0, threading.Lock(), threading.Event()
 
     def __enter__(self) -> "NativeMessages":
@@ -123,12 +118,11 @@ class NativeMessages:
 
     def _aborted(self, number: int) -> None:
         """Called by ``abort()``, in whichever thread; never returns."""
-        status = 1
         with contextlib.suppress(Exception):
             text = os.pread(self._file.fileno(), 1 << 20, self._passed_on).decode(errors="replace")
-            path = self.folder / f"crash-{os.getpid()}.txt"
+            path = Path(tempfile.gettempdir()) / f"crash-{os.getpid()}.txt"
             path.write_text(text, encoding="utf-8")
             with path.open("a", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file)
             os.write(self._terminal, f"error: {explain(text)} (details in {path})\n".encode())
-        os._exit(status)
+        os._exit(1)

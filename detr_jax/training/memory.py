@@ -22,9 +22,8 @@ from detr_jax.training.state import state_shapes, trained_network
 from detr_jax.training.step import Recipe
 
 ASKED = re.compile(r"(?:allocat\w*|of size|request\w*)\D{0,40}?(\d+(?:\.\d+)?) ?(bytes|[KMGT]i?B)?", re.IGNORECASE)
-LACK = re.compile(
-    r"RESOURCE_EXHAUSTED|out of memory|YNNPACK operation failed", re.IGNORECASE
-)  # YNNPACK gives no reason
+# YNNPACK, of XLA on a CPU, gives no reason.
+LACK = re.compile(r"RESOURCE_EXHAUSTED|out of memory|YNNPACK operation failed", re.IGNORECASE)
 GENERAL = "lower train.batch_size, or set train.accum_steps=2 (or 4, 8), train.remat=True or dtype=bfloat16"
 
 
@@ -83,7 +82,7 @@ def suggest(recipe: Recipe, reader: Reader, bucket: Bucket, say: Callable[[str],
 
 def smaller_configs(config: Config, device_count: int) -> Iterator[tuple[str, Config]]:
     """Changes that train the same model with less memory, the cheapest first: what to type, and the settings."""
-    for remat in sorted({False, True} - ({False} if config.train.remat else set())):
+    for remat in dict.fromkeys((config.train.remat, True)):
         for parts in (1, 2, 4, 8, 16):
             steps = config.train.accum_steps * parts
             if (parts > 1 or remat != config.train.remat) and config.train.batch_size % (steps * device_count) == 0:

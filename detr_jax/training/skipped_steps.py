@@ -33,12 +33,11 @@ class SkippedSteps:
         Raises UserError when the limit is reached.
         """
         self._coming.append((step, metrics))
-        while len(self._coming) > LAG:
-            self._look(*self._coming.popleft())
+        self.settle(LAG)
 
-    def settle(self) -> None:
-        """Looks at all steps that were added, and waits for them. Raises UserError when the limit is reached."""
-        while self._coming:
+    def settle(self, but: int = 0) -> None:
+        """Looks at all steps that were added, ``but`` so many, and waits for them. Raises UserError alike."""
+        while len(self._coming) > but:
             self._look(*self._coming.popleft())
 
     def _look(self, step: int, metrics: dict[str, jax.Array]) -> None:

@@ -32,25 +32,23 @@ class Watchdog:
         self.say = say
         self._minutes, self._folder = minutes, folder
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._awaited, self._since = "the start", time.monotonic()
-        self._changed, self._ended = threading.Event(), False
+        self._awaited = "the start", time.monotonic()  # what, since when: replaced as one by ``expect``
+        self._ended = threading.Event()
 
     def __enter__(self) -> "Watchdog":
-        self._since = time.monotonic()
+        self._awaited = "the start", time.monotonic()
         if self._minutes > 0:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._ended = True
-        self._changed.set()
+        self._ended.set()
 
     def expect(self, what: str) -> None:
         """What was awaited until now is over; from now on it is ``what``, such as "a step"."""
-        now = time.monotonic()
-        self._seconds[self._awaited].append(now - self._since)
-        self._awaited, self._since = what, now
-        self._changed.set()
+        now, (before, since) = time.monotonic(), self._awaited
+        self._seconds[before].append(now - since)
+        self._awaited = what, now
 
     def limit(self, what: str) -> float:
         """The seconds that this kind may take."""
@@ -60,16 +58,13 @@ class Watchdog:
         return max(60 * min(LEAST_MINUTES, self._minutes), TIMES_MEDIAN * statistics.median(known))
 
     def _watch(self) -> None:
-        while not self._ended:
-            self._changed.clear()
-            what, since = self._awaited, self._since
+        pause = 0.0
+        while not self._ended.wait(pause):
+            what, since = self._awaited
             left = since + self.limit(what) - time.monotonic()
             if left <= 0:
                 self._end(what, time.monotonic() - since)
-            if left > 1.0:  # wakes at most once a second, and at once at the end
-                time.sleep(min(left - 0.5, 1.0))
-            else:
-                self._changed.wait(left)
+            pause = min(left, 1.0)
 
     def _end(self, what: str, seconds: float) -> None:
         path = self._folder / f"hang-{time.strftime('%Y%m%d-%H%M%S')}.txt"

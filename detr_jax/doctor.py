@@ -160,9 +160,8 @@ def check_place(what: str, folder: Path) -> Finding:
 def check_checkpoint() -> Iterator[Finding]:
     """Every checkpoint of a workdir, or one."""
     path = Path(flags.FLAGS.checkpoint).expanduser()
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    found = [folder / str(step) for step in checkpoints.steps(folder)] or [folder]
-    for one in found:
+    root = checkpoints.find_root(path)
+    for one in [root / str(step) for step in checkpoints.steps(root)] if root else [path]:
         reason = checkpoints.damage(one)
         fault = f"checkpoint {one} is damaged ({reason}): remove it, or train again" if reason else ""
         yield Finding(f"checkpoint {one.name}", "damaged" if reason else "intact", fault)

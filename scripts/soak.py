@@ -23,14 +23,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from detr_jax import cli, doctor, signals, train  # noqa: E402
 from detr_jax.config import Config  # noqa: E402
 from detr_jax.datasets import shapes  # noqa: E402
-from detr_jax.weights.checkpoints import steps  # noqa: E402
+from detr_jax.weights.checkpoints import read_numpy, steps  # noqa: E402
 
 POLITE = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LONGEST = 10.0  # seconds until a cycle is ended
@@ -102,12 +101,9 @@ def disturb(config: Config, workdir: Path, rng: random.Random, faults: Counter) 
 
 def digest(workdir: Path) -> str:
     """Of every array of the last checkpoint and every row of the log."""
-    found, reader = hashlib.sha256(), ocp.PyTreeCheckpointer()
-    checkpoint = (workdir / "checkpoints" / str(last_step(workdir))).absolute()
+    found, checkpoint = hashlib.sha256(), workdir / "checkpoints" / str(last_step(workdir))
     for item in ("model", "progress"):
-        tree = reader.metadata(checkpoint / item).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        for path, leaf in jax.tree.leaves_with_path(reader.restore(checkpoint / item, restore_args=as_numpy)):
+        for path, leaf in jax.tree.leaves_with_path(read_numpy(checkpoint, item)):
             found.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         row = {key: value for key, value in json.loads(line).items() if key not in CLOCK}

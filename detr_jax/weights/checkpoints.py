@@ -56,6 +56,11 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
 
 
+def find_root(path: Path) -> Path | None:
+    """The folder of the checkpoints of a workdir, or ``path`` if it is that folder; None where there are none."""
+    return next((folder for folder in (path / "checkpoints", path) if steps(folder)), None)
+
+
 def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | None:
     """The last step whose files are intact, None where no checkpoint was ever written.
 
@@ -266,11 +271,11 @@ def read_arrays(folder: Path, item: str, like: Any) -> Any:
         ) from error
 
 
-def read_numpy(folder: Path, item: str) -> dict[str, np.ndarray]:
-    """The arrays of an item on the host, as they are stored. Every host may read for itself: none waits for another."""
+def read_numpy(folder: Path, item: str) -> Any:
+    """An item as it is stored, as arrays of the host. Every host may read for itself: none waits for another."""
     handler = ocp.PyTreeCheckpointHandler()
-    names = dict(handler.metadata(folder.absolute() / item))
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    stored = handler.metadata(folder.absolute() / item).tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
     return handler.restore(folder.absolute() / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
@@ -283,7 +288,7 @@ def find_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Pat
     Raises UserError when there is none, or none that is intact.
     """
     path = Path(path)
-    root = next((folder for folder in (path / "checkpoints", path) if steps(folder)), None)
+    root = find_root(path)
     if root is None:
         folder = path.resolve()
         if not (folder / "info").is_dir() and not (folder / "model").is_dir():

@@ -1,21 +1,16 @@
-"""Devices and hosts: one mesh ('data', 'fsdp'), one code path from a laptop to a pod."""
+"""Devices: one mesh ('data', 'fsdp'), one code path from a laptop to a pod."""
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from detr_jax.config import TrainConfig
 from detr_jax.errors import UserError
 
 SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
-PATIENCE = 1800  # seconds that hosts wait for what the first one reads, checks or writes on its own
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -75,38 +70,3 @@ def replicate(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     """The arrays, the same on every host, whole on every device."""
     where = replicated(mesh)
     return {name: jax.make_array_from_process_local_data(where, array, array.shape) for name, array in arrays.items()}
-
-
-def from_first_host(call: Callable[[], Any]) -> Any:
-    """What ``call()`` returns, on every host; only the first one calls it. It has to be a value that JSON can hold.
-
-    Raises UserError on every host when the call does.
-    """
-    if jax.process_count() == 1:
-        return call()
-    text = b""
-    if jax.process_index() == 0:
-        try:
-            text = json.dumps({"value": call()}).encode()
-        except UserError as error:
-            text = json.dumps({"mistake": str(error)}).encode()
-    # A collective operation of CPUs gives up on a host that is half a minute late; this barrier does not.
-    ocp.multihost.get_barrier_sync_fn()(key="from_first_host", timeout_ms=PATIENCE * 1000)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.frombuffer(text.ljust(length), np.uint8)
-    answer = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
-    if "mistake" in answer:
-        raise UserError(answer["mistake"])
-    return answer["value"]
-
-
-def say(text: str) -> None:
-    """Prints a line, on the first host alone."""
-    if jax.process_index() == 0:
-        print(text)
-
-
-def wait_for_hosts(what: str) -> None:
-    """Returns when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

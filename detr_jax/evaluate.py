@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
     ids = ids_by_name(detector.categories, split.categories, renamed)
     missing = [other for other, known in zip(detector.categories.names, ids, strict=True) if known is None]
     if missing:
-        devices.say(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
+        hosts.say(f"{len(missing)} of the model's classes are not in {name}: {', '.join(missing)}")
 
     results, broken = [], []
     silent = jax.process_index() > 0 or not sys.stderr.isatty()
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
         broken += [int(split.image_ids[row])] if not len(found) else []
     if broken:
         some = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
-        devices.say(
+        hosts.say(
             f"{len(broken)} of {len(split)} images cannot be decoded and count as images without detections "
             f"(ids {some}); python -m detr_jax.dataset check says why"
         )
@@ -142,12 +142,12 @@ def main(argv: list[str]) -> int:
     output = Path(args.output) if args.output else default
     if jax.process_index() == 0:
         coco_eval.write_evaluation(metrics, results, output)
-    devices.say(coco_eval.format_summary(metrics))
+    hosts.say(coco_eval.format_summary(metrics))
     if metrics.AP < 0:
-        devices.say(coco_eval.NO_OBJECTS)
-    devices.say(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
+        hosts.say(coco_eval.NO_OBJECTS)
+    hosts.say(f"{detector.path} on {len(split)} images of {name} {split.name}: see {output}")
     if args.min_ap is not None and not args.min_ap <= metrics.AP:
-        devices.say(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
+        hosts.say(f"AP {metrics.AP:.4f} is below --min_ap={args.min_ap}")
         return 1
     return 0
 

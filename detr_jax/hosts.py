@@ -12,9 +12,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
 from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() itself asks; there is no public way
 from jax.experimental import multihost_utils
 
@@ -24,6 +26,7 @@ from detr_jax.signals import StopSignals
 MEET_SECONDS = 60.0
 HEARTBEAT_SECONDS = 15  # without a sign of life, after which JAX gives a process up
 RETRY_SECONDS = 0.2
+PATIENCE = 1800  # seconds that hosts wait for what the first one reads, checks or writes on its own
 
 
 class Place(NamedTuple):
@@ -61,9 +64,8 @@ def find_place() -> Place | None:
     given = {name: os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
     if given["JAX_COORDINATOR_ADDRESS"]:
         try:
-            place = Place(*given.values())._replace(
-                count=int(given["JAX_NUM_PROCESSES"]), number=int(given["JAX_PROCESS_ID"])
-            )
+            address, count, number = given.values()
+            place = Place(address, int(count), int(number))
         except (TypeError, ValueError):
             place = None
         if place is None or not 0 <= place.number < place.count or not place.coordinator.rpartition(":")[2].isdecimal():
@@ -180,3 +182,38 @@ def part(seconds: float = 3.0) -> None:
         leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         leaving.start()
         leaving.join(seconds)
+
+
+def from_first_host(call: Callable[[], Any]) -> Any:
+    """What ``call()`` returns, on every host; only the first one calls it. It has to be a value that JSON can hold.
+
+    Raises UserError on every host when the call does.
+    """
+    if jax.process_count() == 1:
+        return call()
+    text = b""
+    if jax.process_index() == 0:
+        try:
+            text = json.dumps({"value": call()}).encode()
+        except UserError as error:
+            text = json.dumps({"mistake": str(error)}).encode()
+    # A collective operation of CPUs gives up on a host that is half a minute late; this barrier does not.
+    ocp.multihost.get_barrier_sync_fn()(key="from_first_host", timeout_ms=PATIENCE * 1000)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text.ljust(length), np.uint8)
+    answer = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    if "mistake" in answer:
+        raise UserError(answer["mistake"])
+    return answer["value"]
+
+
+def say(text: str) -> None:
+    """Prints a line, on the first host alone."""
+    if jax.process_index() == 0:
+        print(text)
+
+
+def wait_for_hosts(what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

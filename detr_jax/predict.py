@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
     if first_host:
         with files.replacing(output / "predictions.json") as path:
             path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
-    devices.say(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
+    hosts.say(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
     return 2 if bad else 0
 
 

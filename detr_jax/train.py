@@ -53,7 +53,7 @@ def open_data(data: DataConfig) -> tuple[Split, Split]:
     """
     if data.name == EMBEDDED and jax.process_index() == 0:
         shapes.prepare(data.dir)
-    devices.wait_for_hosts("data is there")
+    hosts.wait_for_hosts("data is there")
     train_split = open_split(data.dir, data.name, data.train_split)
     val_split = open_split(data.dir, data.name, data.val_split)
     if train_split.categories != val_split.categories:
@@ -72,7 +72,7 @@ def find_start(workdir: Path, config: Config) -> int:
     Raises UserError when every checkpoint is damaged, or when they belong to a run with other settings.
     """
     folder = workdir / "checkpoints"
-    first_step = devices.from_first_host(lambda: newest_intact(folder)) or 0
+    first_step = hosts.from_first_host(lambda: newest_intact(folder)) or 0
     if first_step:
         check_settings(folder / str(first_step), config)
     return first_step
@@ -156,7 +156,7 @@ def start_run(enter: Enter, config: Config, workdir: Path, mesh: jax.sharding.Me
     state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
     logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
     logbook.record_weights(reports, digests)
-    scores = dict(devices.from_first_host(lambda: [*logbook.scores.items()]))
+    scores = dict(hosts.from_first_host(lambda: [*logbook.scores.items()]))
     saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep, scores, calendar.evaluates))
     if config.train.cache_features:
         reader = make_feature_reader(recipe, state, plan.buckets[0])
@@ -243,11 +243,13 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         hosts.part()
         return 0, ""
 
-    with contextlib.ExitStack() as faults, contextlib.ExitStack() as context:
-        faults.enter_context(explain_disk_faults(workdir))
-        faults.enter_context(explain_out_of_memory())
-        stop = faults.enter_context(StopSignals(hosts.preemption_notifier(), abandon, lambda: say_farewell("at once")))
-        watch = faults.enter_context(Watchdog(config.train.hang_minutes, workdir))
+    with (
+        explain_disk_faults(workdir),
+        explain_out_of_memory(),
+        StopSignals(hosts.preemption_notifier(), abandon, lambda: say_farewell("at once")) as stop,
+        Watchdog(config.train.hang_minutes, workdir) as watch,
+        contextlib.ExitStack() as context,
+    ):
         with contextlib.suppress(Interrupted):
             with stop.waiting():
                 run = start_run(context.enter_context, config, workdir, mesh)

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from detr_jax import devices
+from detr_jax import hosts
 from detr_jax.errors import UserError
 
 BEAT = 5.0  # seconds between two touches
@@ -41,7 +41,7 @@ class WorkdirLock:
         self._say = say
 
     def __enter__(self) -> "WorkdirLock":
-        devices.from_first_host(self._acquire)
+        hosts.from_first_host(self._acquire)
         return self
 
     def __exit__(self, *_) -> None:

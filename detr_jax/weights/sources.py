@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
-from detr_jax import devices
+from detr_jax import hosts
 from detr_jax.config import ARCHITECTURES, Config, ModelConfig
 from detr_jax.errors import UserError
 from detr_jax.structures import Array, Categories
@@ -108,7 +108,7 @@ def load_weights(source: str | Path, flag: str = "--checkpoint", say: Callable[[
     """
     path = find_source(source, flag)
     if path.is_dir() and not (path / foreign.HUGGINGFACE_WEIGHTS).is_file():
-        found = devices.from_first_host(lambda: str(checkpoints.find_checkpoint(path, say)))
+        found = hosts.from_first_host(lambda: str(checkpoints.find_checkpoint(path, say)))
         return _load_checkpoint(Path(found))
     found = foreign.read_foreign(path)
     try:

@@ -42,7 +42,7 @@ def start(config: Config, workdir: Path) -> int:
     child = os.fork()
     if child:
         return child
-    with (workdir.parent / "output.txt").open("a") as log:
+    with (workdir.parent / "output.txt").open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
 

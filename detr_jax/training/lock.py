@@ -36,7 +36,7 @@ class WorkdirLock:
     """
 
     def __init__(self, workdir: Path, say: Callable[[str], None] = print):
-        self._folder = workdir.absolute()
+        self._workdir, self._folder = workdir, workdir.absolute()  # as typed, for messages
         self._path = self._folder / "run.lock"
         self._say = say
 
@@ -50,7 +50,7 @@ class WorkdirLock:
 
     def _acquire(self) -> None:
         if self._folder.exists() and not self._folder.is_dir():
-            raise UserError(f"--workdir={self._folder} is a file; choose a folder")
+            raise UserError(f"--workdir={self._workdir} is a file; choose a folder")
         self._made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
         owner = {"host": platform.node(), "pid": os.getpid(), "since": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"}
         try:
@@ -60,7 +60,7 @@ class WorkdirLock:
             os.truncate(file, 0)
             os.pwrite(file, json.dumps(owner).encode(), 0)
         except OSError as error:
-            raise UserError(f"--workdir={self._folder} cannot be written: {error.strerror}") from error
+            raise UserError(f"--workdir={self._workdir} cannot be written: {error.strerror}") from error
         self._file, self._released = file, threading.Event()
         self._beating = threading.Thread(target=_beat, args=(file, self._released), daemon=True)
         self._beating.start()
@@ -84,7 +84,7 @@ class WorkdirLock:
             kernel_knows = free is not None and owner.get("host", platform.node()) == platform.node()
             if not free if kernel_knows else owner and self._is_touched(owner):
                 raise UserError(
-                    f"{self._folder} is in use by {_describe(owner)}; wait for its end, or stop it, or choose another "
+                    f"{self._workdir} is in use by {_describe(owner)}; wait for its end, or stop it, or choose another "
                     "--workdir"
                 )
             if not self._is_current(file):
@@ -106,7 +106,7 @@ class WorkdirLock:
 
     def _is_touched(self, owner: dict[str, Any]) -> bool:
         """Whether the owner, of whom the kernel knows nothing, gives a sign of life."""
-        self._say(f"{self._folder} is locked by {_describe(owner)}; waiting {PATIENCE:g} s for a sign of life")
+        self._say(f"{self._workdir} is locked by {_describe(owner)}; waiting {PATIENCE:g} s for a sign of life")
         before, deadline = self._look(), time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             time.sleep(min(BEAT, PATIENCE) / 5)

@@ -35,10 +35,12 @@ try:
     from detr_jax.errors import UserError
     from detr_jax.evaluation import coco_eval
     from detr_jax.inference.detector import load
+    from detr_jax.remote import is_remote
     from detr_jax.structures import Bucket
     from detr_jax.train import train
     from detr_jax.training.run_record import installed_versions
-    from detr_jax.weights import checkpoints
+    from detr_jax.weights import finding
+    from detr_jax.weights.manifest import damage
 except ImportError as error:  # the program itself still starts, and says so
     IMPORT_ERROR = error
 else:
@@ -159,10 +161,11 @@ def check_place(what: str, folder: Path) -> Finding:
 
 def check_checkpoint() -> Iterator[Finding]:
     """Every checkpoint of a workdir, or one."""
-    path = Path(flags.FLAGS.checkpoint).expanduser()
-    root = checkpoints.find_root(path)
-    for one in [root / str(step) for step in checkpoints.steps(root)] if root else [path]:
-        reason = checkpoints.damage(one)
+    path = flags.FLAGS.checkpoint if is_remote(flags.FLAGS.checkpoint) else Path(flags.FLAGS.checkpoint).expanduser()
+    root = finding.find_root(path)
+    found = [root.folder(step) for step in root.steps()] if root else [finding.local_copy(path)]
+    for one in found:
+        reason = damage(one)
         fault = f"checkpoint {one} is damaged ({reason}): remove it, or train again" if reason else ""
         yield Finding(f"checkpoint {one.name}", "damaged" if reason else "intact", fault)
 
@@ -281,7 +284,7 @@ def describe_broken_installation(error: ImportError) -> str:
 def define_flags() -> None:
     """The flags of this program."""
     flags.DEFINE_bool("smoke", False, "Also train a tiny model for two steps and evaluate it.")
-    flags.DEFINE_string("checkpoint", None, "A workdir or one of its checkpoints/<step>, to look for damage.")
+    flags.DEFINE_string("checkpoint", None, "A workdir or one of its checkpoints/<step>, here or at a URL, to verify.")
     flags.DEFINE_string("dataset", None, "A prepared dataset, DATA_DIR/NAME, to look for damage.")
     flags.DEFINE_string("bundle", None, "Zip file to write for a bug report.")
     flags.DEFINE_string("workdir", None, "Run whose settings and log go into --bundle; its disk is looked at.")

@@ -23,6 +23,7 @@ from detr_jax.datasets.split import Split, open_split
 from detr_jax.errors import UserError
 from detr_jax.evaluation import coco_eval
 from detr_jax.inference.detector import Detector, load
+from detr_jax.remote import is_remote
 from detr_jax.structures import Categories, Detections
 
 
@@ -137,7 +138,8 @@ def main(argv: list[str]) -> int:
             f"(ids {some}); python -m detr_jax.dataset check says why"
         )
     metrics = coco_eval.evaluate(split.ground_truth(), results)
-    run = detector.path.parents[1] if detector.path.is_dir() else Path()  # of a single file, the current folder
+    in_a_run = detector.path.is_dir() and not is_remote(source)
+    run = detector.path.parents[1] if in_a_run else Path()  # of a single file or a URL, the current folder
     default = run / "eval" / re.sub(r"[^\w.]+", "-", f"{name}-{split.name}")
     output = Path(args.output) if args.output else default
     if jax.process_index() == 0:

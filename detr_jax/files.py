@@ -22,6 +22,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         sibling.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where copies are kept that can be made again: ``$DETR_JAX_CACHE``, by default ``~/.cache/detr_jax``."""
+    return Path(os.environ.get("DETR_JAX_CACHE") or "~/.cache/detr_jax").expanduser()
+
+
 def remove_partial(folder: Path) -> None:
     """Removes the siblings that killed processes left below ``folder``, which has one writer."""
     for left in folder.rglob(".*.partial*"):

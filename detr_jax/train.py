@@ -30,7 +30,6 @@ from detr_jax.training.calendar import Calendar, make_calendar
 from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets, largest_bucket
 from detr_jax.training.disk import explain_disk_faults
 from detr_jax.training.frozen_features import make_feature_reader
-from detr_jax.training.lock import WorkdirLock
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
 from detr_jax.training.skipped_steps import SkippedSteps
@@ -39,8 +38,10 @@ from detr_jax.training.step import Recipe, TrainState
 from detr_jax.training.step_log import StepLog
 from detr_jax.training.validation import Validation
 from detr_jax.training.watchdog import Watchdog
-from detr_jax.weights.checkpoints import Checkpoints, check_settings, newest_intact
-from detr_jax.weights.checkpoints import steps as checkpoint_steps
+from detr_jax.training.workdir import Workdir, compilation_cache, open_workdir
+from detr_jax.weights.checkpoints import Checkpoints, check_settings
+from detr_jax.weights.finding import newest_intact
+from detr_jax.weights.finding import steps as checkpoint_steps
 
 Enter = Callable[[contextlib.AbstractContextManager], Any]  # of an ExitStack
 EMBEDDED = "shapes"  # the dataset that is made on the spot
@@ -102,7 +103,7 @@ class Run:
     """What the steps of a run are made of."""
 
     config: Config
-    workdir: Path
+    place: Workdir
     recipe: Recipe
     plan: TrainPlan
     calendar: Calendar
@@ -141,12 +142,12 @@ class Run:
             self.saved.record(step, row["coco_eval_bbox"][0])
 
 
-def start_run(enter: Enter, config: Config, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
+def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.Mesh) -> Run:
     """Opens the data, the files of the workdir and its checkpoints, and makes or restores the state.
 
     ``enter`` keeps what must be closed at the end. Nothing in the workdir is changed before all that may be refused.
     """
-    enter(WorkdirLock(workdir))
+    workdir = enter(place).folder
     first_step = find_start(workdir, config)
     train_split, val_split = open_data(config.data)
     plan, reader = make_train_plan(config, train_split), make_reader(config.data, train_split.sizes)
@@ -157,11 +158,11 @@ def start_run(enter: Enter, config: Config, workdir: Path, mesh: jax.sharding.Me
     logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
     logbook.record_weights(reports, digests)
     scores = dict(hosts.from_first_host(lambda: [*logbook.scores.items()]))
-    saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep, scores, calendar.evaluates))
+    saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep, scores, calendar.evaluates, place.shared))
     if config.train.cache_features:
         reader = make_feature_reader(recipe, state, plan.buckets[0])
     return Run(
-        config, workdir, recipe, plan, calendar, first_step, state, train_split, reader, validation, logbook, saved
+        config, place, recipe, plan, calendar, first_step, state, train_split, reader, validation, logbook, saved
     )
 
 
@@ -169,8 +170,8 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
     """Trains to the end, or until the run is asked to stop; the last step is saved then. Returns whether it is done."""
     config, calendar, plan = run.config, run.calendar, run.plan
     state, step, alone, agree = run.state, run.first_step, jax.process_count() == 1, Agreement(stop)
-    log, broken = StepLog(plan, calendar, config.optim), BrokenImages(run.workdir, run.train_split, plan, step)
-    skipped = SkippedSteps(plan, config.train.stop_after_skipped, run.workdir, int(state.skipped_in_a_row))
+    log, broken = StepLog(plan, calendar, config.optim), BrokenImages(run.place.folder, run.train_split, plan, step)
+    skipped = SkippedSteps(plan, config.train.stop_after_skipped, run.place.folder, int(state.skipped_in_a_row))
     with contextlib.suppress(Interrupted):
         if step and calendar.evaluates(step):
             run.evaluate(step, state, stop, watch, agree)
@@ -197,6 +198,7 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
             skipped.add(step, metrics)
             run.saved.check()
             run.logbook.check()
+            run.place.check()
             if calendar.logs(step):
                 skipped.settle()
                 run.logbook.write((logged := log.take_row()).row)
@@ -221,16 +223,16 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     training is done.
 
     Raises UserError for settings, data or weights that cannot be used, for faults of the machine, and when another run
-    is using ``workdir``.
+    is using ``workdir``, which may be a URL such as ``gs://bucket/run``.
     """
     check(config)
-    mesh, workdir = devices.make_mesh(config.train.fsdp), Path(workdir).expanduser()
+    mesh, place = devices.make_mesh(config.train.fsdp), open_workdir(workdir)
     devices.check_training(config.train, mesh)
     run, done, told = None, False, False
 
     def say_farewell(words: str) -> None:  # once, whoever comes first
         nonlocal told
-        last = max(checkpoint_steps(workdir / "checkpoints"), default=0)
+        last = max(checkpoint_steps(place.folder / "checkpoints"), default=0)
         saved = f"step {last} is saved, and this goes on from there" if last else "nothing is saved, this starts again"
         if not told:
             told = True
@@ -239,25 +241,27 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     def abandon() -> tuple[int, str]:  # the main thread hangs where nothing can be lost
         if run:
             run.saved.wait()
+            place.settle()
         say_farewell("as asked")
         hosts.part()
         return 0, ""
 
     with (
-        explain_disk_faults(workdir),
+        explain_disk_faults(place.folder),
         explain_out_of_memory(),
         StopSignals(hosts.preemption_notifier(), abandon, lambda: say_farewell("at once")) as stop,
-        Watchdog(config.train.hang_minutes, workdir) as watch,
+        Watchdog(config.train.hang_minutes, place.folder) as watch,
         contextlib.ExitStack() as context,
     ):
         with contextlib.suppress(Interrupted):
             with stop.waiting():
-                run = start_run(context.enter_context, config, workdir, mesh)
+                run = start_run(context.enter_context, config, place, mesh)
             watch.say = run.logbook.say
             done = take_steps(run, context.enter_context, stop, watch)
             run.saved.wait()
+            place.settle()
         if done:
-            run.logbook.say(f"done: see {workdir}/curves.png, samples/ and eval/")
+            run.logbook.say(f"done: see {place.name}/curves.png, samples/ and eval/")
         else:
             say_farewell("as asked")
         with stop.waiting(raises=False):  # a thread that hangs in a read does not hold up the end
@@ -269,11 +273,11 @@ def main(argv: list[str]) -> None:
     """Trains with the settings of the flags."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
-    config, workdir = cli.config(), Path(flags.FLAGS.workdir).expanduser()
+    config, workdir = cli.config(), flags.FLAGS.workdir
     check(config)
     hosts.start_hosts()
-    if jax.config.jax_compilation_cache_dir is None:  # compiled programs stay with the run: a restart takes seconds
-        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "cache"))
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(compilation_cache(workdir)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     print(f"{hosts.describe_process()}, {config.train.batch_size} images a step", flush=True)
     if not train(config, workdir):
@@ -284,7 +288,7 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this program."""
     cli.define_config()
-    flags.DEFINE_string("workdir", None, "Folder of the run: made if missing, continued if it holds checkpoints.")
+    flags.DEFINE_string("workdir", None, "Folder or URL of the run: made if missing, continued if it has checkpoints.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -93,7 +93,7 @@ class Programs:
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": REPOSITORY,
         }
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
         return inherited | {key: str(value) for key, value in (ours | changes).items()}
 
     def training(self, workdir: Path, *more: str) -> list[str]:

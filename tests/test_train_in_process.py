@@ -21,7 +21,7 @@ from detr_jax.train import find_start, train
 from detr_jax.training.calendar import make_calendar
 from detr_jax.training.lock import WorkdirLock
 from detr_jax.training.state import make_recipe, restore_state, store_state
-from detr_jax.weights import checkpoints
+from detr_jax.weights import checkpoints, finding
 from tests.programs import (
     assert_close_losses,
     assert_same_state,
@@ -103,7 +103,7 @@ def test_a_validation_split_without_objects_scores_nothing(programs, tmp_path):
     train(programs.config(SHORT | data), tmp_path / "run")
     assert "note: the ground truth has no objects" in (tmp_path / "run/train.log").read_text()
     assert evaluations(tmp_path / "run") == [[-1] * 12] * 2
-    assert checkpoints.find_checkpoint(tmp_path / "run").name == "4"
+    assert Path(finding.find_checkpoint(tmp_path / "run")).name == "4"
     train(programs.config(SHORT | data | {"train.steps": 6}), tmp_path / "run")
     assert [row["step"] for row in rows(tmp_path / "run") if "coco_eval_bbox" in row] == [2, 4, 6]
 

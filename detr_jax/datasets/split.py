@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32
 
+from detr_jax import files
 from detr_jax.datasets import coco, tfds_coco
 from detr_jax.datasets.checksums import CHECKSUMS, read_checksums
 from detr_jax.datasets.index import Index, load_index
@@ -239,6 +240,4 @@ def _sidecar_folder(folder: Path) -> Path:
     """Where sidecars of a dataset are kept: beside it, or in the user's cache where it cannot be written to."""
     if os.access(folder, os.W_OK):
         return folder
-    return (
-        Path("~/.cache/detr_jax").expanduser() / hashlib.sha256(os.fspath(folder.resolve()).encode()).hexdigest()[:16]
-    )
+    return files.cache_folder() / hashlib.sha256(os.fspath(folder.resolve()).encode()).hexdigest()[:16]

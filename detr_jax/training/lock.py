@@ -52,13 +52,12 @@ class WorkdirLock:
         if self._folder.exists() and not self._folder.is_dir():
             raise UserError(f"--workdir={self._workdir} is a file; choose a folder")
         self._made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
-        owner = {"host": platform.node(), "pid": os.getpid(), "since": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             while (file := self._try_to_hold()) is None:
                 pass
             os.truncate(file, 0)
-            os.pwrite(file, json.dumps(owner).encode(), 0)
+            os.pwrite(file, json.dumps(this_process()).encode(), 0)
         except OSError as error:
             raise UserError(f"--workdir={self._workdir} cannot be written: {error.strerror}") from error
         self._file, self._released = file, threading.Event()
@@ -83,14 +82,11 @@ class WorkdirLock:
             free, owner = _lock(file), _read_owner(file)
             kernel_knows = free is not None and owner.get("host", platform.node()) == platform.node()
             if not free if kernel_knows else owner and self._is_touched(owner):
-                raise UserError(
-                    f"{self._workdir} is in use by {_describe(owner)}; wait for its end, or stop it, or choose another "
-                    "--workdir"
-                )
+                raise in_use(self._workdir, owner)
             if not self._is_current(file):
                 return None
             if owner:
-                self._say(f"the run of {_describe(owner)} is gone; its lock {self._path} is taken over")
+                self._say(f"the run of {describe_owner(owner)} is gone; its lock {self._path} is taken over")
             if free is False:  # for a host that is gone; another file has another lock
                 self._path.unlink()
                 return None
@@ -106,7 +102,7 @@ class WorkdirLock:
 
     def _is_touched(self, owner: dict[str, Any]) -> bool:
         """Whether the owner, of whom the kernel knows nothing, gives a sign of life."""
-        self._say(f"{self._workdir} is locked by {_describe(owner)}; waiting {PATIENCE:g} s for a sign of life")
+        self._say(f"{self._workdir} is locked by {describe_owner(owner)}; waiting {PATIENCE:g} s for a sign of life")
         before, deadline = self._look(), time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             time.sleep(min(BEAT, PATIENCE) / 5)
@@ -150,7 +146,20 @@ def _read_owner(file: int) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _describe(owner: dict[str, Any]) -> str:
+def this_process() -> dict[str, Any]:
+    """What the lock says of its owner."""
+    return {"host": platform.node(), "pid": os.getpid(), "since": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"}
+
+
+def in_use(workdir: str | os.PathLike, owner: dict[str, Any]) -> UserError:
+    """The error of a second run."""
+    return UserError(
+        f"{workdir} is in use by {describe_owner(owner)}; wait for its end, or stop it, or choose another --workdir"
+    )
+
+
+def describe_owner(owner: dict[str, Any]) -> str:
+    """The owner of a lock, in words."""
     if not owner:
         return "another process"
     return f"process {owner.get('pid')} on host {owner.get('host')} (since {owner.get('since')})"

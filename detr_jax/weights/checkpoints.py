@@ -1,34 +1,31 @@
 """Checkpoints of a run: written in the background by orbax, committed atomically, with checksums that are verified.
 
-A run that goes on sets a damaged checkpoint aside with a message and uses the one before it. Programs that only read
-use another one, too, and change nothing. Without an intact one both end.
-
-    checkpoints/<step>/model/      every array of the model by name
-    checkpoints/<step>/averaged/   the moving average, when there is one
-    checkpoints/<step>/progress/   optimizer, step and counters
-    checkpoints/<step>/info/       as JSON: categories, step, and the run's config (of converted weights: the model's)
-    checkpoints/<step>/checksums.json
-    checkpoints/best               link to the step with the highest AP
+checkpoints/<step>/model/      every array of the model by name
+checkpoints/<step>/averaged/   the moving average, when there is one
+checkpoints/<step>/progress/   optimizer, step and counters
+checkpoints/<step>/info/       as JSON: categories, step, and the run's config (of converted weights: the model's)
+checkpoints/<step>/checksums.json
+checkpoints/best               link to the step with the highest AP
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from detr_jax.config import Config, ModelConfig, differences
 from detr_jax.config_forms import from_dict
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
-from detr_jax.weights.manifest import damage, write_manifest
-
-BEST = "best"
+from detr_jax.weights.finding import BEST, steps
+from detr_jax.weights.manifest import write_manifest
 
 
 class Stored(NamedTuple):
@@ -47,54 +44,6 @@ class Contents(NamedTuple):
     categories: Categories
     model: ModelConfig
     config: Config | None  # None for converted weights
-
-
-def steps(folder: Path) -> list[int]:
-    """Steps of the committed checkpoints in ``folder``, ascending."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
-
-
-def find_root(path: Path) -> Path | None:
-    """The folder of the checkpoints of a workdir, or ``path`` if it is that folder; None where there are none."""
-    return next((folder for folder in (path / "checkpoints", path) if steps(folder)), None)
-
-
-def newest_intact(folder: Path, say: Callable[[str], None] = print) -> int | None:
-    """The last step whose files are intact, None where no checkpoint was ever written.
-
-    Damaged ones after it are renamed to ``damaged-<step>`` and reported. Only one process of a run may call it.
-
-    Raises UserError, and renames nothing, when there are only damaged ones.
-    """
-    step, damaged = _first_intact(folder, reversed(steps(folder)))
-    if step is None:
-        names = [f"{number} ({reason})" for number, reason in damaged.items()]
-        names += sorted(path.name for path in folder.glob("damaged-*"))
-        if names:
-            raise UserError(
-                f"every checkpoint in {folder} is damaged: {', '.join(names)}; put an intact copy of one back and run "
-                f"the same command, or choose another --workdir, or remove {folder} to start again from step 0"
-            )
-    for number, reason in damaged.items():
-        aside, count = folder / f"damaged-{number}", 1
-        while aside.exists():
-            aside, count = folder / f"damaged-{number}.{count}", count + 1
-        (folder / str(number)).rename(aside)
-        say(f"checkpoint {number} is damaged ({reason}); it was moved to {aside.name}, the one before it is used")
-    return step
-
-
-def _first_intact(folder: Path, candidates: Iterable[int]) -> tuple[int | None, dict[int, str]]:
-    """The first of these steps whose files are intact, and what is wrong with those before it."""
-    damaged = {}
-    for step in candidates:
-        reason = damage(folder / str(step))
-        if reason is None:
-            return step, damaged
-        damaged[step] = reason
-    return None, damaged
 
 
 class _Keep(checkpoint_managers.PreservationPolicy):
@@ -116,6 +65,8 @@ class Checkpoints:
       scores: AP of the steps that earlier starts evaluated, from the run's log.
       evaluates: whether a step had to be evaluated. Where the log is lost, such a step might be the best and is kept,
         and so is the one that ``best`` names.
+      shared: whether all hosts see ``folder``, and each writes its part of the arrays. If not, the first one gathers
+        and writes them; the others only take part in that.
     """
 
     def __init__(
@@ -124,11 +75,13 @@ class Checkpoints:
         keep: int,
         scores: Mapping[int, float] | None = None,
         evaluates: Callable[[int], bool] = lambda step: False,
+        shared: bool = True,
     ):
-        self.folder = folder.absolute()
+        self.folder, self._shared = folder.absolute(), shared
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writing: int | None = None  # the step being written
         there = steps(self.folder)
+        self._saved = set(there)
         self._scores = {step: score for step, score in (scores or {}).items() if step in there}
         linked = (self.folder / BEST).resolve().name
         lost = {step for step in there if step not in self._scores and (evaluates(step) or str(step) == linked)}
@@ -140,14 +93,16 @@ class Checkpoints:
                 _Keep(lambda step: step in lost and step not in self._scores),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True,  # of a save that was killed
-                preservation_policy=keep_newest_and_best,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
-            ),
+        alone = {} if shared else {"active_processes": {0}, "barrier_sync_key_prefix": "first_host"}
+        options = ocp.CheckpointManagerOptions(
+            create=False,  # it is there
+            cleanup_tmp_directories=True,  # of a save that was killed
+            preservation_policy=keep_newest_and_best,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
         )
+        writes = shared or jax.process_index() == 0
+        self._manager = ocp.CheckpointManager(self.folder, options=options) if writes else None
         self._link_best()  # a process that was killed may have left a link to a step that it did not finish
 
     @property
@@ -169,7 +124,12 @@ class Checkpoints:
 
         A step that exists already is not written again.
         """
-        if step in self._manager.all_steps():
+        if step in self._saved:
+            return
+        self._saved.add(step)
+        if not self._shared:
+            stored = Stored(*(jax.tree.map(_gather, tree) for tree in stored[:3]), stored.info)
+        if self._manager is None:
             return
         self._manager.wait_until_finished()
         self._writing = step
@@ -180,12 +140,13 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises the error of a write in the background."""
-        if not self._manager.is_saving_in_progress():
+        if self._manager and not self._manager.is_saving_in_progress():
             self._manager.wait_until_finished()  # at once; orbax's own check_for_errors() mostly comes too late
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        if self._manager:
+            self._manager.wait_until_finished()
 
     def _before_commit(self) -> None:
         """Runs when all files of a checkpoint are written and before orbax renames its folder."""
@@ -211,7 +172,17 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.wait()
-        self._manager.close()
+        if self._manager:
+            self._manager.close()
+
+
+def _gather(array: Any) -> np.ndarray:
+    """The whole of an array of which every host may hold a part. All hosts call it for the same arrays in order."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        if array.is_fully_replicated:
+            return np.asarray(array.addressable_data(0))
+        return multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def check_settings(folder: Path, config: Config) -> None:
@@ -277,34 +248,3 @@ def read_numpy(folder: Path, item: str) -> Any:
     stored = handler.metadata(folder.absolute() / item).tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
     return handler.restore(folder.absolute() / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-
-
-def find_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Path:
-    """The folder of one checkpoint: the best (else the last) of a workdir or ``checkpoints`` folder, or that step.
-
-    Where the best is damaged, the last intact one takes its place; ``say`` is told. Nothing is renamed: the run may be
-    going on.
-
-    Raises UserError when there is none, or none that is intact.
-    """
-    path = Path(path)
-    root = find_root(path)
-    if root is None:
-        folder = path.resolve()
-        if not (folder / "info").is_dir() and not (folder / "model").is_dir():
-            what = "holds no checkpoint" if path.exists() else "does not exist"
-            raise UserError(f"{path} {what}; pass a workdir of detr_jax.train or one of its checkpoints/<step> folders")
-        if reason := damage(folder):
-            raise UserError(f"checkpoint {folder} is damaged ({reason}); pass another of the steps beside it")
-        return folder
-    best = (root / BEST).resolve().name
-    candidates = sorted(steps(root), key=lambda step: (str(step) == best, step), reverse=True)
-    step, damaged = _first_intact(root, candidates)
-    reasons = ", ".join(f"{number} ({reason})" for number, reason in damaged.items())
-    if step is None:
-        raise UserError(
-            f"every checkpoint in {root} is damaged: {reasons}; put an intact copy back, or pass another run"
-        )
-    if damaged:
-        say(f"damaged in {root}: {reasons}; checkpoint {step} is used instead")
-    return (root / str(step)).resolve()

@@ -1,6 +1,7 @@
 """Weights to start from: a checkpoint of this project or another framework's file, by path or by name on the hub."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -17,8 +18,9 @@ from huggingface_hub.utils import logging as hub_logging
 from detr_jax import hosts
 from detr_jax.config import ARCHITECTURES, Config, ModelConfig
 from detr_jax.errors import UserError
+from detr_jax.remote import RemoteFolder, is_remote, local_place
 from detr_jax.structures import Array, Categories
-from detr_jax.weights import checkpoints, foreign, manifest
+from detr_jax.weights import checkpoints, finding, foreign, manifest
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 # FrozenBatchNorm divides by sqrt(var + 1e-5); for folded weights that must be 1.
@@ -74,11 +76,15 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def find_source(source: str | Path, flag: str) -> Path:
+def find_source(source: str | Path, flag: str) -> Path | str:
     """The local path of ``source``: itself, or what the Hugging Face hub (or its cache) has under that name.
+
+    Of a URL it is a copy, if that is a file; otherwise the URL itself, for a run may be there.
 
     Raises UserError when neither exists: the file, where it was looked for, and ``flag``, which takes a path.
     """
+    if is_remote(source):
+        return _copy_file(os.fspath(source))
     path = Path(source).expanduser()
     parts = str(source).split("/")
     if path.exists() or len(parts) != 2 or not all(parts) or path.suffix in (".npz", ".pth", ".safetensors"):
@@ -98,6 +104,15 @@ def find_source(source: str | Path, flag: str) -> Path:
     return Path(found).parent
 
 
+def _copy_file(url: str) -> Path | str:
+    folder, _, name = url.rpartition("/")
+    if not RemoteFolder(url).is_file():
+        return url
+    path = local_place("files", url) / name
+    RemoteFolder(folder).download(name, path)
+    return path
+
+
 def load_weights(source: str | Path, flag: str = "--checkpoint", say: Callable[[str], None] = print) -> Weights:
     """Weights of a workdir or checkpoint of this project, of a file of another framework, or of a name on the hub.
 
@@ -107,9 +122,9 @@ def load_weights(source: str | Path, flag: str = "--checkpoint", say: Callable[[
     Raises UserError when there are none, or none that can be used; ``flag`` is what the message names.
     """
     path = find_source(source, flag)
-    if path.is_dir() and not (path / foreign.HUGGINGFACE_WEIGHTS).is_file():
-        found = hosts.from_first_host(lambda: str(checkpoints.find_checkpoint(path, say)))
-        return _load_checkpoint(Path(found))
+    if is_remote(path) or path.is_dir() and not (path / foreign.HUGGINGFACE_WEIGHTS).is_file():
+        found = hosts.from_first_host(lambda: finding.find_checkpoint(path, say))
+        return _load_checkpoint(finding.local_copy(found))
     found = foreign.read_foreign(path)
     try:
         model, _ = model_config_of({name: array.shape for name, array in found.arrays.items()})

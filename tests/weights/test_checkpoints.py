@@ -13,7 +13,7 @@ import pytest
 from detr_jax.config import ModelConfig
 from detr_jax.config_forms import to_dict
 from detr_jax.errors import UserError
-from detr_jax.weights import checkpoints, manifest
+from detr_jax.weights import checkpoints, finding, manifest
 from detr_jax.weights.checkpoints import Checkpoints
 from tests.weights.small_run import CATEGORIES, CONFIG, make_stored, write
 
@@ -69,82 +69,30 @@ def test_other_arrays_are_refused(written):
             checkpoints.read_arrays(folder, "model", other)
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-def damaged(folder: Path, *steps: int) -> None:
-    for step in steps:
-        (folder / str(step) / "info/metadata").write_text("{")
-
-
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(workdir):
-    folder, said = workdir / "checkpoints", []
-    files = names_in(folder / "20")
-    damaged(folder, 20)
-    assert checkpoints.newest_intact(folder, said.append) == 10 and checkpoints.steps(folder) == [10]
-    assert said == [
-        "checkpoint 20 is damaged (info/metadata has changed since it was written); it was moved to damaged-20, the "
-        "one before it is used"
-    ]
-    assert names_in(folder / "damaged-20") == files  # nothing is deleted
-    write(folder, {20: None})  # the run goes on, and meets the same fate
-    damaged(folder, 20)
-    assert checkpoints.newest_intact(folder, said.append) == 10 and (folder / "damaged-20.1").is_dir()
-
-
-def test_all_damaged_is_refused_again_and_again_and_nothing_is_changed(workdir):
-    folder = workdir / "checkpoints"
-    damaged(folder, 10, 20)
-    before = names_in(workdir)
-    for _ in range(2):
-        with pytest.raises(UserError, match="every checkpoint in .* is damaged") as raised:
-            checkpoints.newest_intact(folder)
-        for words in (
-            "20 (info/metadata has changed",
-            "10 (info/metadata has changed",
-            "--workdir",
-            f"remove {folder}",
-        ):
-            assert words in str(raised.value)
-        assert names_in(workdir) == before
-
-
-def test_what_was_set_aside_is_not_forgotten(workdir):
-    """No run begins at step 0 beside damaged checkpoints, whoever renamed them."""
-    folder = workdir / "checkpoints"
-    damaged(folder, 20)
-    checkpoints.newest_intact(folder, lambda line: None)
-    shutil.rmtree(folder / "10")
-    with pytest.raises(UserError, match="is damaged: damaged-20;"):
-        checkpoints.newest_intact(folder)
-    assert checkpoints.newest_intact(workdir / "nowhere") is None
-
-
 def test_a_save_that_was_killed_is_ignored_and_cleared_away(workdir):
     folder = workdir / "checkpoints"
     half = folder / "30.orbax-checkpoint-tmp-0"
     (half / "model").mkdir(parents=True)
     (half / "model" / "part").write_bytes(b"half")
-    assert checkpoints.steps(folder) == [10, 20] and checkpoints.newest_intact(folder) == 20
+    assert finding.steps(folder) == [10, 20] and finding.newest_intact(folder) == 20
     write(folder, {30: None})
-    assert not half.exists() and checkpoints.damage(folder / "30") is None
+    assert not half.exists() and manifest.damage(folder / "30") is None
     assert not list(folder.glob("*tmp*"))
 
 
 def best(folder: Path) -> str:
-    return (folder / checkpoints.BEST).resolve().name
+    return (folder / finding.BEST).resolve().name
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, {1: 0.1, 2: 0.5, 3: None, 4: 0.2, 5: None}, keep=2)
-    assert checkpoints.steps(folder) == [2, 4, 5] and best(folder) == "2"
+    assert finding.steps(folder) == [2, 4, 5] and best(folder) == "2"
     log = {1: 0.1, 2: 0.5, 4: 0.2}
     write(folder, {6: 0.4}, keep=2, log=log)  # a restart remembers
-    assert checkpoints.steps(folder) == [2, 5, 6] and best(folder) == "2"
+    assert finding.steps(folder) == [2, 5, 6] and best(folder) == "2"
     write(folder, {7: 0.6}, keep=1, log=log | {6: 0.4})
-    assert checkpoints.steps(folder) == [7] and best(folder) == "7"
+    assert finding.steps(folder) == [7] and best(folder) == "7"
 
 
 @pytest.mark.parametrize("log", [{}, {4: 0.3}, {4: 0.3, 2: 0.5}], ids=["no log", "half a log", "log"])
@@ -152,32 +100,32 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 def test_the_best_is_kept_whatever_is_lost(log, link, tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, {2: 0.5, 3: None, 4: 0.3}, keep=1)
-    assert checkpoints.steps(folder) == [2, 4] and best(folder) == "2"
+    assert finding.steps(folder) == [2, 4] and best(folder) == "2"
     (folder / "best").unlink()
     if link:
         (folder / "best").symlink_to(link)
     write(folder, {6: 0.4, 8: 0.1}, keep=1, log=log)
     write(folder, {10: 0.2}, keep=1, log=log | {6: 0.4, 8: 0.1})
-    assert 2 in checkpoints.steps(folder) and manifest.damage(folder / "2") is None
+    assert 2 in finding.steps(folder) and manifest.damage(folder / "2") is None
     assert best(folder) == ("2" if 2 in log else "6")  # the best of those that are known
     write(folder, {11: 0.6}, keep=1, log={2: 0.5, 4: 0.3, 6: 0.4, 8: 0.1, 10: 0.2})
-    assert checkpoints.steps(folder) == [11]  # as soon as all are known, the best alone
+    assert finding.steps(folder) == [11]  # as soon as all are known, the best alone
 
 
 def test_what_the_link_names_is_kept_until_its_score_is_known(tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, {1: 0.5, 3: None}, keep=1)  # odd steps need no evaluation
     write(folder, {5: 0.1}, keep=1, log={})
-    assert checkpoints.steps(folder) == [1, 5]
+    assert finding.steps(folder) == [1, 5]
     write(folder, {7: 0.2}, keep=1, log={1: 0.5, 5: 0.1})
-    assert checkpoints.steps(folder) == [1, 7] and best(folder) == "1"
+    assert finding.steps(folder) == [1, 7] and best(folder) == "1"
 
 
 def test_a_workdir_whose_link_became_a_folder_goes_on(workdir, tmp_path):
     """Many programs that copy folders follow links."""
     copy = Path(shutil.copytree(workdir / "checkpoints", tmp_path / "copy"))
     assert (copy / "best").is_dir() and not (copy / "best").is_symlink()
-    assert checkpoints.find_checkpoint(copy) == copy / "20"
+    assert finding.find_checkpoint(copy) == str(copy / "20")
     write(copy, {30: 0.1}, log={10: 0.4, 20: 0.3})
     assert (copy / "best").is_symlink() and best(copy) == "10"
     (copied,) = copy.glob("best-copied-*")
@@ -188,17 +136,17 @@ def test_a_workdir_whose_link_became_a_folder_goes_on(workdir, tmp_path):
 def test_equal_scores_keep_a_best(scores, tmp_path):
     folder = tmp_path / "checkpoints"
     write(folder, dict(enumerate(scores, start=1)), keep=1)
-    assert (folder / checkpoints.BEST / "info").is_dir()
-    assert checkpoints.read_info(folder / checkpoints.BEST)["step"] == 1 + scores.index(max(scores))
+    assert (folder / finding.BEST / "info").is_dir()
+    assert checkpoints.read_info(folder / finding.BEST)["step"] == 1 + scores.index(max(scores))
 
 
 @pytest.mark.parametrize("score", [None, -1.0])
 def test_without_scores_there_is_no_best(score, tmp_path):
     """-1 is COCO's score where there is nothing to score."""
     write(tmp_path / "checkpoints", {1: score, 2: score}, keep=1)
-    assert checkpoints.steps(tmp_path / "checkpoints") == [2]
-    assert not (tmp_path / "checkpoints" / checkpoints.BEST).is_symlink()
-    assert checkpoints.find_checkpoint(tmp_path).name == "2"
+    assert finding.steps(tmp_path / "checkpoints") == [2]
+    assert not (tmp_path / "checkpoints" / finding.BEST).is_symlink()
+    assert Path(finding.find_checkpoint(tmp_path)).name == "2"
 
 
 def test_a_step_is_not_written_twice_but_may_be_scored_later(workdir):
@@ -206,55 +154,6 @@ def test_a_step_is_not_written_twice_but_may_be_scored_later(workdir):
     before = {path: path.stat().st_mtime_ns for path in (folder / "20").rglob("*")}
     write(folder, {20: 0.9})
     assert {path: path.stat().st_mtime_ns for path in (folder / "20").rglob("*")} == before and best(folder) == "20"
-
-
-def test_a_damaged_best_does_not_stop_the_run(workdir):
-    folder = workdir / "checkpoints"
-    (folder / "10" / "info" / "metadata").write_text("{")
-    assert checkpoints.newest_intact(folder) == 20
-    write(folder, {30: 0.2})
-    assert checkpoints.newest_intact(folder) == 30
-
-
-def test_find(workdir):
-    folder = workdir / "checkpoints"
-    assert checkpoints.find_checkpoint(workdir) == checkpoints.find_checkpoint(folder) == folder / "10"
-    assert checkpoints.find_checkpoint(folder / "best").resolve() == folder / "10"
-    assert checkpoints.find_checkpoint(str(folder / "20")) == folder / "20"
-    (folder / "best").unlink()
-    assert checkpoints.find_checkpoint(workdir) == folder / "20"
-
-
-def test_find_nothing(tmp_path):
-    (tmp_path / "file.txt").write_text("not a checkpoint")
-    (tmp_path / "empty").mkdir()
-    for path, what in (("nowhere", "does not exist"), ("file.txt", "no checkpoint"), ("empty", "no checkpoint")):
-        with pytest.raises(UserError, match=what):
-            checkpoints.find_checkpoint(tmp_path / path)
-
-
-def test_readers_use_another_checkpoint_and_change_nothing(workdir):
-    folder, said = workdir / "checkpoints", []
-    write(folder, {30: 0.1}, log={10: 0.4, 20: 0.3})
-    damaged(folder, 10)  # the best
-    before = names_in(workdir)
-    assert checkpoints.find_checkpoint(workdir, said.append) == folder / "30"
-    (line,) = said
-    assert f"damaged in {folder}: 10 (info/metadata has changed" in line and "checkpoint 30 is used instead" in line
-    damaged(folder, 30)
-    assert checkpoints.find_checkpoint(folder, said.append) == folder / "20" and "30 (" in said[1]
-    damaged(folder, 20)
-    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged: 10 \(.*, 30 \(.*, 20 \("):
-        checkpoints.find_checkpoint(workdir)
-    assert names_in(workdir) == before and len(said) == 2
-
-
-def test_a_damaged_checkpoint_that_was_asked_for_is_refused(workdir):
-    folder = workdir / "checkpoints"
-    damaged(folder, 10)
-    for path in (folder / "10", folder / "best"):
-        with pytest.raises(UserError, match=r"10 is damaged \(info/metadata"):
-            checkpoints.find_checkpoint(path)
 
 
 def test_settings_are_compared(workdir):

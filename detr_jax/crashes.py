@@ -16,9 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from detr_jax import signals
 from detr_jax.errors import UserError
 
 DELAY = 1.0  # seconds until native messages are passed on
@@ -38,6 +39,28 @@ PEER_ADVICE = (
     "see what that process printed; when all have ended, run the same command on every host: it goes on from the last "
     "checkpoint"
 )
+_after_loss: Callable[[], int | None] | None = None
+
+
+@contextlib.contextmanager
+def after_loss(ending: Callable[[], int | None]) -> Iterator[None]:
+    """In this block ``ending()`` is asked when another process is lost: a status ends this one with it, None fails.
+
+    For a run that is asked to stop: whoever leaves first is lost to the others, and nothing is wrong.
+    """
+    global _after_loss
+    before, _after_loss = _after_loss, ending
+    try:
+        yield
+    finally:
+        _after_loss = before
+
+
+def _end_after_loss(text: str) -> None:
+    """Ends the process if this tells of a lost one and ``after_loss`` has a status for that."""
+    lost = any(pattern.search(text) for pattern in (LOST, FIRST, PEER))
+    if lost and _after_loss and (status := _after_loss()) is not None:
+        signals.leave(status)
 
 
 def explain(text: str) -> str:
@@ -64,6 +87,7 @@ def explain_lost_process() -> Iterator[None]:
     except (ValueError, RuntimeError) as error:  # as JAX raises them
         if not PEER.search(str(error)):
             raise
+        _end_after_loss(str(error))
         time.sleep(NAMING_SECONDS)
         raise UserError(explain(str(error))) from error
 
@@ -120,6 +144,7 @@ class NativeMessages:
         """Called by ``abort()``, in whichever thread; never returns."""
         with contextlib.suppress(Exception):
             text = os.pread(self._file.fileno(), 1 << 20, self._passed_on).decode(errors="replace")
+            _end_after_loss(text)
             path = Path(tempfile.gettempdir()) / f"crash-{os.getpid()}.txt"
             path.write_text(text, encoding="utf-8")
             with path.open("a", encoding="utf-8") as file:

@@ -85,9 +85,14 @@ class RemoteFolder:
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a file there. Raises FileNotFoundError when ``path`` has gone."""
-        with path.open("rb"), _explain(self.url, "write"):
-            self._fs.makedirs(self._fs._parent(self._place(name)), exist_ok=True)
-            self._fs.put_file(str(path), self._place(name))
+        try:
+            with _explain(self.url, "write"):
+                self._fs.makedirs(self._fs._parent(self._place(name)), exist_ok=True)
+                self._fs.put_file(str(path), self._place(name))
+        except RemoteError as error:
+            if not path.exists():
+                raise FileNotFoundError(path) from error
+            raise
 
     def download(self, name: str, path: Path) -> None:
         """Copies a file from there; ``path`` is whole or not there."""

@@ -20,6 +20,7 @@ from detr_jax.batches.pipeline import Pipeline, to_device
 from detr_jax.batches.plan import TrainPlan, make_train_plan
 from detr_jax.config import Config, DataConfig
 from detr_jax.config_check import check
+from detr_jax.crashes import after_loss
 from detr_jax.datasets import shapes
 from detr_jax.datasets.split import Split, open_split
 from detr_jax.errors import UserError
@@ -246,10 +247,17 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         hosts.part()
         return 0, ""
 
+    def end_if_asked() -> int | None:  # another process has gone, perhaps as it was asked, too
+        if not stop.received:
+            return None
+        say_farewell("as asked")
+        return 0
+
     with (
         explain_disk_faults(place.folder),
         explain_out_of_memory(),
         StopSignals(hosts.preemption_notifier(), abandon, lambda: say_farewell("at once")) as stop,
+        after_loss(end_if_asked),
         Watchdog(config.train.hang_minutes, place.folder) as watch,
         contextlib.ExitStack() as context,
     ):

@@ -105,3 +105,27 @@ def test_the_error_of_a_lost_process_waits_for_its_name(monkeypatch):
 def test_another_error_stays_what_it_is():
     with pytest.raises(ValueError, match=re.escape("shapes (2,) and (3,)")), crashes.explain_lost_process():
         raise ValueError("shapes (2,) and (3,)")
+
+
+@pytest.mark.parametrize("said", ["Task 3 heartbeat timeout", "Gloo all-reduce failed: Connection closed by peer"])
+def test_a_process_lost_while_all_are_asked_to_stop_is_no_crash(said, tmp_path):
+    code = f"""
+from detr_jax import crashes
+with crashes.after_loss(lambda: print('farewell') or 0):
+    os.write(2, b'{said}\\n'); os.abort()
+"""
+    done = run(code, TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "farewell\n", "")
+    assert not list(tmp_path.glob("crash-*.txt"))
+
+
+@pytest.mark.parametrize("said", [HEARTBEAT.format(1), "std::bad_alloc"])
+def test_what_is_no_loss_or_was_not_asked_for_is_a_crash(said, tmp_path):
+    status = None if "heartbeats" in said else 0
+    code = f"""
+from detr_jax import crashes
+with crashes.after_loss(lambda: {status}):
+    os.write(2, {said.encode()!r} + b'\\n'); os.abort()
+"""
+    done = run(code, TMPDIR=str(tmp_path))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stdout == ""

@@ -65,7 +65,11 @@ class RemoteWorkdir:
         with self._held:
             try:
                 self.settle()
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._ended.set()
+                with self._copying:  # never while the thread copies, which would take the rest for what to remove
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # of another process on this machine
+                    self.folder.parent.rmdir()
             except UserError as error:
                 if kind is None:
                     raise
@@ -147,10 +151,11 @@ class RemoteWorkdir:
 
     def _copy(self) -> None:
         with self._copying:
-            self._copy_all(self._sent)
+            if not self._ended.is_set():
+                self._copy_all(self._sent)
 
     def _copy_all(self, there: Iterable[str]) -> None:
-        """Makes the remote folder equal to the local one; ``there`` names what may have to be removed."""
+        """Copies what has changed, and removes the checkpoints of ``there`` that are here no more."""
         now = _stamps(self.folder)  # before any file is read: the log is at least as long as the checkpoints need
         for name in sorted(now, key=_rank):
             if self._sent.get(name) != now[name]:
@@ -163,7 +168,7 @@ class RemoteWorkdir:
                 except FileNotFoundError:  # an old checkpoint has just gone
                     continue
                 self._sent[name] = now[name]
-        for name in sorted(set(there) - now.keys() - {LOCK}, key=_rank, reverse=True):
+        for name in sorted(_superseded(there, now), key=_rank, reverse=True):
             self._remote.remove(name)
             self._sent.pop(name, None)
 
@@ -184,9 +189,9 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """The files to copy, with what changes when they do: their size and time."""
     found = {}
     for root, folders, names in os.walk(folder):
-        if Path(root).name == "checkpoints":  # what is being written is not one yet
+        if Path(root) == folder / "checkpoints":  # what is being written there is not one yet
+            names = [name for name in [*names, *folders] if name == BEST]
             folders[:] = [name for name in folders if ".orbax-checkpoint-tmp" not in name]
-            names += [name for name in folders if name == BEST]
         for name in names:
             path = Path(root, name)
             if ".partial" not in name and not name.endswith("-atime"):  # half a file; JAX's note of a use
@@ -200,6 +205,22 @@ def _finished(names: Iterable[str]) -> list[int]:
     """The steps of the checkpoints that are whole."""
     parts = [name.split("/") for name in names if name.startswith("checkpoints/")]
     return [int(part[1]) for part in parts if len(part) == 3 and part[2] == CHECKSUMS and part[1].isdigit()]
+
+
+def _superseded(there: Iterable[str], here: Iterable[str]) -> list[str]:
+    """The files there of checkpoints that the run has removed or set aside: there are newer ones, or it says damaged.
+
+    What is missing in another way was taken by somebody else, who shall not take it there as well.
+    """
+    parts = {name.split("/")[1] for name in here if name.startswith("checkpoints/")}
+    newest = _newest(_finished(here))
+    aside = {part.removeprefix("damaged-").partition(".")[0] for part in parts if part.startswith("damaged-")}
+
+    def is_superseded(name: str) -> bool:
+        step = name.split("/")[1] if name.startswith("checkpoints/") else ""
+        return step.isdigit() and step not in parts and (int(step) < newest or step in aside)
+
+    return [name for name in there if is_superseded(name)]
 
 
 def _newest(found: Iterable[int]) -> int:

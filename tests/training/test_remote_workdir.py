@@ -41,6 +41,10 @@ def names(folder) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+def checkpoint_names(bucket) -> set[str]:
+    return {name.split("/")[2] for name in names(bucket) if name.startswith("run/checkpoints/")}
+
+
 def test_what_is_written_comes_back(url, bucket):
     with RemoteWorkdir(url, silent) as workdir:
         (workdir.folder / "tb").mkdir()
@@ -50,14 +54,24 @@ def test_what_is_written_comes_back(url, bucket):
         with (workdir.folder / "train.log").open("a") as log:
             log.write("two\n")
         (workdir.folder / ".curves.1.partial.png").touch()
-        (workdir.folder / "gone").touch()
         workdir.settle()
-        assert names(bucket) == {"run/run.lock", "run/tb/events", "run/train.log", "run/gone"}
-        (workdir.folder / "gone").unlink()
-    assert names(bucket) == {"run/tb/events", "run/train.log"} and not workdir.folder.exists()
+        assert names(bucket) == {"run/run.lock", "run/tb/events", "run/train.log"}
+    assert names(bucket) == {"run/tb/events", "run/train.log"} and not workdir.folder.parent.exists()
     with RemoteWorkdir(url, silent) as workdir:
         assert (workdir.folder / "train.log").read_text() == "one\ntwo\n"
         assert names(workdir.folder) == {"tb/events", "train.log"}
+
+
+def test_a_folder_that_is_emptied_here_takes_nothing_away_there(url, bucket):
+    with RemoteWorkdir(url, silent) as workdir:
+        write(workdir.folder / "checkpoints", {10: None})
+        (workdir.folder / "train.log").touch()
+        workdir.settle()
+        before = names(bucket)
+        assert "run/checkpoints/10/checksums.json" in before
+        shutil.rmtree(workdir.folder)
+        workdir.settle()
+        assert names(bucket) == before
 
 
 def test_checkpoints_come_back_with_the_best(url, bucket):
@@ -67,19 +81,20 @@ def test_checkpoints_come_back_with_the_best(url, bucket):
         (workdir.folder / "checkpoints/40.orbax-checkpoint-tmp-1").mkdir()
         (workdir.folder / "checkpoints/40.orbax-checkpoint-tmp-1/part").touch()
     assert (bucket / "run/checkpoints/best").read_text() == "10"
-    assert {path.name for path in (bucket / "run/checkpoints").iterdir()} == {"10", "30", "best"}
+    assert checkpoint_names(bucket) == {"10", "30", "best"}
     with RemoteWorkdir(url, silent) as workdir:
         folder = workdir.folder / "checkpoints"
         assert (folder / "best").is_symlink() and (folder / "best").resolve().name == "10"
         assert newest_intact(folder) == 30
         write(folder, {40: 0.9}, keep=1, log={10: 0.4, 30: 0.2})
-    assert {path.name for path in (bucket / "run/checkpoints").iterdir()} >= {"40", "best"}
+    assert checkpoint_names(bucket) == {"40", "best"}
     assert (bucket / "run/checkpoints/best").read_text() == "40"
 
 
 def test_every_moment_of_a_copy_is_one_to_go_on_from(url, bucket, monkeypatch):
     """The storage fails after n files: what is there is the older state or the newer one, and the log goes as far."""
     monkeypatch.setattr(remote_workdir, "PAUSE", 1000.0)
+    monkeypatch.setattr(remote_lock, "BEAT", 1000.0)
     with RemoteWorkdir(url, silent) as workdir:
         write(workdir.folder / "checkpoints", {10: None}, keep=1)
         (workdir.folder / "metrics.jsonl").write_text("10\n")
@@ -147,13 +162,13 @@ def test_what_could_not_be_copied_is_kept_and_copied_by_the_next_start(url, buck
         write(run.folder / "checkpoints", {20: None})
         (run.folder / "train.log").write_text("twenty\n")
     assert len([line for line in said if "it is tried again" in line]) <= 1
-    assert {path.name for path in (bucket / "run/checkpoints").iterdir()} == {"10"}
+    assert checkpoint_names(bucket) == {"10"}
     bucket.with_name("offline").unlink()
     with RemoteWorkdir(url, said.append) as run:
         assert "copying what is only in" in said[-1]
         assert newest_intact(run.folder / "checkpoints") == 20
         assert (run.folder / "train.log").read_text() == "twenty\n"
-    assert {path.name for path in (bucket / "run/checkpoints").iterdir()} == {"10", "20"}
+    assert checkpoint_names(bucket) == {"10", "20"}
 
 
 def test_a_fault_that_passes_is_said_once_and_one_that_stays_ends_the_run(url, bucket, monkeypatch):

@@ -34,6 +34,9 @@ MEMORY = re.compile(
     r"bad_alloc|pthread_create\(\) failed|mmap (error|failed)|out of memory|RESOURCE_EXHAUSTED|cannot allocate memory",
     re.IGNORECASE,
 )
+NOISE = re.compile(  # what this package says itself, in words for its users, or what is no fault
+    rb"preemption_notifier\.cc|\[Gloo\] Rank \d+ is connected|[Vv]ery slow compile\?|^\*+$|slow_operation_alarm\.cc"
+)
 NAMING_SECONDS = 22.0  # in which JAX's service finds out which process is lost, and ends this one
 PEER_ADVICE = (
     "see what that process printed; when all have ended, run the same command on every host: it goes on from the last "
@@ -132,7 +135,9 @@ class NativeMessages:
         with self._lock, contextlib.suppress(OSError):
             text = os.pread(self._file.fileno(), end - self._passed_on, self._passed_on)
             self._passed_on = end
-            os.write(self._terminal, text)
+            os.write(
+                self._terminal, b"".join(line for line in text.splitlines(keepends=True) if not NOISE.search(line))
+            )
 
     def _relay(self) -> None:
         before = 0

@@ -210,8 +210,9 @@ def evaluations(workdir: Path) -> list[list[float]]:
 def last_logged(workdir: Path) -> int:
     """The last step in metrics.jsonl of a run that may still be going on; 0 while there is hardly one."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1])["step"] if len(lines) > 1 else 0
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]  # on a full disk the last one is cut
+    return json.loads(whole[-1])["step"] if len(whole) > 1 else 0
 
 
 def saved_steps(workdir: Path) -> list[int]:

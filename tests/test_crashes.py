@@ -129,3 +129,15 @@ with crashes.after_loss(lambda: {status}):
 """
     done = run(code, TMPDIR=str(tmp_path))
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stdout == ""
+
+
+def test_what_only_frightens_is_left_out():
+    lines = [
+        "W1127 22:34:23.435919     442 preemption_notifier.cc:90] SIGTERM caught at 2026-11-27T22:34:23+00:00",
+        "E1127 22:34:23.435919     442 slow_operation_alarm.cc:73]",
+        "********************************",
+        "[Compiling module jit_step] Very slow compile? If you want to file a bug, run with envvar",
+        "W1127 22:34:23.435919     442 other.cc:90] something else",
+    ]
+    done = run(f"os.write(2, {chr(10).join(lines).encode()!r} + b'\\n')")
+    assert done.returncode == 0 and done.stderr == f"{lines[-1]}\n"

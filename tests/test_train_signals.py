@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from detr_jax.weights.checkpoints import damage
+from detr_jax.weights.manifest import damage
 from tests.programs import (
     assert_same_state,
     finish,

@@ -106,7 +106,7 @@ def score(
         for k in np.flatnonzero(present):
             rows = by_score[k]
             hit = _bits(hits[rows])
-            precision[:, :, k, a] = _precision(hit, _bits(misses[rows]), present[k])
+            precision[:, :, k, a] = precision_at_recalls(hit, _bits(misses[rows]), present[k])
             for n, limit in enumerate(limits):
                 recall[:, k, a, n] = hit[:, ranks[rows] < limit].sum(axis=1) / present[k]
     return Scores(precision, recall, overlaps, found)
@@ -152,10 +152,10 @@ def _bits(values: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "10 N"]:
     return (values >> np.arange(len(IOUS))[:, None] & 1).astype(bool)
 
 
-def _precision(
-    hits: Bool[np.ndarray, "10 N"], misses: Bool[np.ndarray, "10 N"], objects
-) -> Float[np.ndarray, "10 101"]:
-    """Precision at each recall level.
+def precision_at_recalls(
+    hits: Bool[np.ndarray, "T N"], misses: Bool[np.ndarray, "T N"], objects
+) -> Float[np.ndarray, "T 101"]:
+    """Precision at each recall level, for T thresholds of IoU.
 
     Args:
       hits, misses: of the detections by descending score.

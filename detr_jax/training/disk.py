@@ -31,7 +31,7 @@ def explain_disk_faults(workdir: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        number = _find_number(error, str(workdir.absolute()))
+        number = _find_number(error, workdir.absolute())
         if number is None:
             raise
         raise UserError(
@@ -40,8 +40,9 @@ def explain_disk_faults(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def _find_number(error: BaseException | None, folder: str) -> int | None:
+def _find_number(error: BaseException | None, workdir: Path) -> int | None:
     """The number of the system's error behind this one, if it is one of a disk, and of that folder."""
+    folder = str(workdir)
     while error is not None:
         if isinstance(error, OSError) and error.errno in ADVICE:
             name = error.filename  # a write into an open file has none
@@ -50,5 +51,7 @@ def _find_number(error: BaseException | None, folder: str) -> int | None:
             for number, words in [*((number, os.strerror(number)) for number in ADVICE), GONE]:
                 if words in str(error):
                     return number
+            if not workdir.exists():  # orbax then misses one thing or another
+                return errno.ENOENT
         error = error.__cause__ or error.__context__
     return None

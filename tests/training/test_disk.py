@@ -56,3 +56,12 @@ def test_a_mistake_of_the_user_stays_what_it_is(tmp_path):
 def test_a_block_without_an_error_passes(tmp_path):
     with explain_disk_faults(tmp_path):
         pass
+
+
+def test_whatever_fails_in_a_workdir_that_is_gone_is_told_of_it(tmp_path):
+    """Orbax then misses one thing or another, in words of its own."""
+    gone = tmp_path / "run"
+    with pytest.raises(UserError, match=f"cannot write into {gone} .*put it back"), explain_disk_faults(gone):
+        raise ValueError(f"No ArrayMetadata found in {gone}/checkpoints/5.orbax-checkpoint-tmp")
+    with pytest.raises(ValueError, match="elsewhere"), explain_disk_faults(gone):
+        raise ValueError("nothing found in /elsewhere")

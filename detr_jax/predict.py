@@ -27,6 +27,7 @@ from detr_jax.images.decoding import Limits
 from detr_jax.inference.detector import load
 from detr_jax.inference.folders_of_images import SOFTWARE, Checked, Found, check_images, find_images, is_drawn
 from detr_jax.inference.image_files import ImageFiles
+from detr_jax.inference.thresholds import KINDS, read_thresholds
 from detr_jax.structures import Detections
 
 LONGEST_STEM = 100  # characters of a drawing's name
@@ -99,6 +100,9 @@ def main(argv: list[str]) -> int:
     first_host = jax.process_index() == 0
     detector = load(args.checkpoint, devices.make_mesh())
     limits, output = Limits(*detector.data.image_limits), Path(args.output)
+    threshold = args.threshold
+    if args.thresholds:
+        threshold = read_thresholds(args.thresholds, detector.categories, args.threshold, args.operating_point)
     found = find_images(args.input)
     checked = check_images(found.images, limits)
     if first_host:
@@ -114,7 +118,7 @@ def main(argv: list[str]) -> int:
     rows: dict[int, list[dict]] = {}
     results, silent = detector.over(images, args.batch_size), not (first_host and sys.stderr.isatty())
     for row, detections in tqdm(results, total=len(paths), unit="image", disable=silent):
-        detections = detections.above(args.threshold)
+        detections = detections.above(threshold)
         rows[row] = make_rows(detections, ids[row], paths[row])
         if args.draw and first_host:
             drawing.save(np.asarray(detections.draw(images[row])), output / names[row], software=SOFTWARE)
@@ -122,7 +126,8 @@ def main(argv: list[str]) -> int:
     if first_host:
         with files.replacing(output / "predictions.json") as path:
             path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
-    hosts.say(f"{len(predictions)} detections above {args.threshold} in {len(paths)} images: see {output}")
+    least = f"the thresholds of {args.thresholds}" if args.thresholds else args.threshold
+    hosts.say(f"{len(predictions)} detections above {least} in {len(paths)} images: see {output}")
     return 2 if bad else 0
 
 
@@ -132,6 +137,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("input", None, "Image file, folder or pattern; may be repeated.", required=True)
     flags.DEFINE_string("output", None, "Folder for predictions.json and the drawings.", required=True)
     flags.DEFINE_float("threshold", 0.5, "Least score of a detection.", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_string("thresholds", None, "thresholds.json of analyze errors: a least score for each class.")
+    flags.DEFINE_enum("operating_point", KINDS[0], KINDS, "Which of the two in that file.")
     flags.DEFINE_bool("draw", False, "Also write every image with its detections drawn on it.")
     flags.DEFINE_integer("batch_size", 1, "Images at a time.", lower_bound=1)
 

@@ -231,9 +231,10 @@ class Detections:
         """Only these detections: indices, a mask or a slice."""
         return Detections(self.boxes_xyxy[rows], self.scores[rows], self.labels[rows], self.categories)
 
-    def above(self, threshold: float) -> "Detections":
-        """Only the detections that score at least ``threshold``."""
-        return self.take(self.scores >= threshold)
+    def above(self, threshold: float | Float[np.ndarray, " K"]) -> "Detections":
+        """Only the detections that score at least ``threshold``: one for all classes, or one for each label."""
+        least = threshold[self.labels] if isinstance(threshold, np.ndarray) else threshold
+        return self.take(self.scores >= least)
 
     def best(self, count: int) -> "Detections":
         """Only the first ``count`` detections."""

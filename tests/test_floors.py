@@ -43,11 +43,12 @@ MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself
     "evaluate": INFERENCE,
     "predict": INFERENCE,
     "convert": INFERENCE,
+    "analyze": {"datasets", "evaluation"},
     "dataset": {"datasets"},
     "benchmark": {"benchmarks", "datasets"},
     "doctor": INFERENCE | {"training", "train"},
 }
-PROGRAMS = {"train", "evaluate", "predict", "convert", "dataset", "benchmark", "doctor"}
+PROGRAMS = {"train", "evaluate", "predict", "analyze", "convert", "dataset", "benchmark", "doctor"}
 ROOMS = {name.split(".")[0] for name in FILES if "." in name}
 BELOW_PROGRAMS = [name for name in FILES if name not in PROGRAMS | {"cli"}]
 WORKAROUNDS = {"custom_vjp", "custom_jvp", "optimization_barrier", "platform_dependent", "pallas_call"}

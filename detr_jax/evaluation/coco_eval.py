@@ -85,8 +85,8 @@ def evaluate(
     Raises UserError when a result is incomplete or not finite, or names an image or a class that the ground truth does
     not have.
     """
-    truth = _read_truth(ground_truth, image_ids, iou_type)
-    _check_results(ground_truth, results, iou_type)
+    truth = read_truth(ground_truth, image_ids, iou_type)
+    check_results(ground_truth, results, iou_type)
     scores = _score(truth, results, iou_type)
     precision, recall = scores.precision, scores.recall
     numbers = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *(precision[..., a] for a in (1, 2, 3))]
@@ -100,7 +100,7 @@ def evaluate(
     )
 
 
-class _Truth(NamedTuple):
+class Truth(NamedTuple):
     """The objects of the images that are scored."""
 
     images: dict  # id -> rank
@@ -109,7 +109,8 @@ class _Truth(NamedTuple):
     crowds: UInt8[np.ndarray, " N"]
 
 
-def _read_truth(ground_truth: dict, image_ids: list[int] | None, iou_type: str) -> _Truth:
+def read_truth(ground_truth: dict, image_ids: list[int] | None = None, iou_type: str = "bbox") -> Truth:
+    """The objects of these images, by default of all. Raises UserError where masks are missing."""
     for number, annotation in enumerate(ground_truth["annotations"] if iou_type == "segm" else [], start=1):
         if not annotation.get("segmentation"):
             raise UserError(
@@ -127,7 +128,7 @@ def _read_truth(ground_truth: dict, image_ids: list[int] | None, iou_type: str) 
         shapes = [coco.annToRLE(annotation) for annotation in rows]
     areas = [a["bbox"][2] * a["bbox"][3] if a.get("area") is None else a["area"] for a in rows]
     crowds = np.array([bool(annotation.get("iscrowd")) for annotation in rows], np.uint8)
-    return _Truth(images, classes, _instances(rows, images, classes, areas, shapes), crowds)
+    return Truth(images, classes, _instances(rows, images, classes, areas, shapes), crowds)
 
 
 def _ranks(ids) -> dict:
@@ -147,7 +148,8 @@ def _instances(rows: list[dict], images: dict, classes: dict, areas, shapes) -> 
     )
 
 
-def _check_results(ground_truth: dict, results: list[dict], iou_type: str) -> None:
+def check_results(ground_truth: dict, results: list[dict], iou_type: str) -> None:
+    """Raises UserError when a result is incomplete or not finite, or belongs to other annotations."""
     keys = ["image_id", "category_id", "score", SHAPE_KEY[iou_type]]
     for number, row in enumerate(results):
         if missing := [key for key in keys if key not in row]:
@@ -169,7 +171,8 @@ def _some(ids) -> str:
     return ", ".join(repr(value) for value in shown) + (f", ... ({len(ids)})" if len(ids) > 5 else "")
 
 
-def _score(truth: _Truth, results: list[dict], iou_type: str, **options) -> Scores:
+def read_detections(truth: Truth, results: list[dict], iou_type: str) -> tuple[Instances, Float[np.ndarray, " M"]]:
+    """The results of the images that are scored, and their scores."""
     rows = [row for row in results if row["image_id"] in truth.images]
     if iou_type == "bbox":
         shapes = _boxes(rows)
@@ -178,8 +181,12 @@ def _score(truth: _Truth, results: list[dict], iou_type: str, **options) -> Scor
         shapes = [row["segmentation"] for row in rows]
         areas = [mask_api.area(shape) for shape in shapes]  # pycocotools fails on a list of more than 255
     confidences = np.array([row["score"] for row in rows], float)
-    found = _instances(rows, truth.images, truth.classes, areas, shapes)
-    return average_precision.score(truth.objects, truth.crowds, found, confidences, len(truth.classes), **options)
+    return _instances(rows, truth.images, truth.classes, areas, shapes), confidences
+
+
+def _score(truth: Truth, results: list[dict], iou_type: str, **options) -> Scores:
+    found = read_detections(truth, results, iou_type)
+    return average_precision.score(truth.objects, truth.crowds, *found, len(truth.classes), **options)
 
 
 def _mean_over_existing(values: np.ndarray) -> float:
@@ -188,7 +195,7 @@ def _mean_over_existing(values: np.ndarray) -> float:
     return float(existing.mean()) if existing.size else -1.0
 
 
-def _class_rows(ground_truth: dict, truth: _Truth, scores: Scores) -> list[ClassMetrics]:
+def _class_rows(ground_truth: dict, truth: Truth, scores: Scores) -> list[ClassMetrics]:
     names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
     precision, recall = scores.precision[..., 0], scores.recall[:, :, 0, -1]
     real = truth.crowds == 0
@@ -296,7 +303,7 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
     (image_id, class_id), most = Counter((a["image_id"], a["category_id"]) for a in objects).most_common(1)[0]
     # Without COCO's limit on detections, which lowers AP but is no fault of the data.
     every_size, limits = average_precision.AREAS[:1], [max(MAX_DETECTIONS, most)]
-    scores = _score(_read_truth(ground_truth, None, "bbox"), results, "bbox", areas=every_size, limits=limits)
+    scores = _score(read_truth(ground_truth, None, "bbox"), results, "bbox", areas=every_size, limits=limits)
     AP, AP50 = _mean_over_existing(scores.precision), _mean_over_existing(scores.precision[0])
     if AP50 < 1 - 1e-9:
         pairs = zip(ground_truth["annotations"], scores.found.tolist(), strict=True)

@@ -56,11 +56,11 @@ def pr_curve(metrics, path: str | os.PathLike) -> None:
             panel.legend(loc="best", fontsize=9)
     if several:
         rows = [metrics.classes[k] for k in with_objects]
-        _rename(panels[1].get_legend(), [f"{names.legible(row.name)}   AP50 {row.AP50:.3f}" for row in rows])
-    _save(figure, path)
+        name_legend(panels[1].get_legend(), [f"{names.legible(row.name)}   AP50 {row.AP50:.3f}" for row in rows])
+    save_figure(figure, path)
 
 
-def _rename(legend: Legend, texts: list[str]) -> None:
+def name_legend(legend: Legend, texts: list[str]) -> None:
     """Writes texts into a legend as they are: ``$`` is no markup, and a leading ``_`` hides nothing."""
     for entry, text in zip(legend.get_texts(), texts, strict=True):
         entry.set(parse_math=False, usetex=False, family="DejaVu Sans", text=text)
@@ -94,7 +94,7 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
             panel.legend(fontsize=9)
     for panel in panels[-1]:
         panel.set_xlabel("step")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _with_ap(row: dict) -> dict:
@@ -123,7 +123,8 @@ def _write_note(panel: Axes, text: str) -> None:
     panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color="grey")
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes the picture whole."""
     with files.replacing(path) as sibling:
         figure.savefig(sibling, dpi=100)
 

@@ -1,0 +1,73 @@
+"""``python -m detr_jax.analyze errors`` as a user types it: an answer in words and in files, or one sentence."""
+
+import json
+
+import pytest
+
+from tests.evaluation.random_results import random_set
+from tests.programs import assert_one_sentence
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analyze")
+    ground_truth, results = random_set(1)
+    (folder / "gt.json").write_text(json.dumps(ground_truth))
+    (folder / "dt.json").write_text(json.dumps(results))
+    (folder / "other.json").write_text(json.dumps([{**results[0], "image_id": 999}]))
+    (folder / "few.json").write_text(json.dumps([]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(programs, folder):
+    def flags(predictions: str = "dt.json", output: str = "out", *more: str) -> list[str]:
+        return ["errors", f"--annotations={folder / 'gt.json'}", f"--predictions={folder / predictions}",
+                f"--output={folder / output}", *more]  # fmt: skip
+
+    commands = {
+        "good": flags(),
+        "empty": flags("few.json", "empty"),
+        "no verb": flags()[1:],
+        "another verb": ["mistakes", *flags()[1:]],
+        "nothing": ["errors"],
+        "other images": flags("other.json", "never"),
+        "missing file": flags("nothing.json", "never"),
+        "output is a file": flags("dt.json", "gt.json"),
+        "odd precision": flags("dt.json", "never", "--precision=2"),
+    }
+    return dict(zip(commands, programs.run_all("analyze", list(commands.values())), strict=True))
+
+
+def test_the_answer_is_in_words_and_in_files(answers, folder):
+    done = answers["good"]
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.startswith("60 images, ") and "Loc" in done.stdout and "- Localisation costs" in done.stdout
+    written = json.loads((folder / "out/errors.json").read_text())
+    assert [f"- {line}" for line in written["advice"]] == [x for x in done.stdout.splitlines() if x.startswith("- ")]
+    assert len(list((folder / "out").glob("*.png"))) == 5 and len(list((folder / "out").glob("*.csv"))) == 5
+
+
+def test_an_empty_file_of_results_is_analysed(answers, folder):
+    done = answers["empty"]
+    assert (
+        done.returncode == 0 and done.stderr == "" and "note: " in done.stdout and "- There are no det" in done.stdout
+    )
+    assert json.loads((folder / "empty/errors.json").read_text())["AP"] == 0
+
+
+MISTAKES = {
+    "no verb": ["a verb is missing", "choose from errors"],
+    "another verb": ["'mistakes' is not understood"],
+    "nothing": ["--annotations is missing"],
+    "other images": ["images that the ground truth does not have: 999"],
+    "missing file": ["nothing.json does not exist"],
+    "output is a file": ["gt.json is a file"],
+    "odd precision": ["--precision=2"],
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_sentence(answers, folder, case):
+    assert_one_sentence(answers[case], *MISTAKES[case])
+    assert not (folder / "never").exists()

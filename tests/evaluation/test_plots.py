@@ -32,13 +32,13 @@ def test_pr_curve_for_any_number_of_classes(classes, objects, tmp_path):
 
 def test_class_names_are_no_markup(tmp_path, monkeypatch):
     """Dollars, braces, a leading underscore, every script: each class has its line in the legend, as it is named."""
-    legends, save = [], plots._save
+    legends, save = [], plots.save_figure
 
     def keep_legend(figure, path):
         legends.append(figure.axes[1].get_legend())
         save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep_legend)
+    monkeypatch.setattr(plots, "save_figure", keep_legend)
     odd = ["Ba$$in", "$5_{ bill$", "_background_", "^\\frac{", "قطة", "猫", "a\nb", "\ud800", "x" * 5000, "", "a$_$b"]
     metrics = metrics_of(len(odd))
     for row, name in enumerate(odd):

@@ -1,5 +1,6 @@
 """A run that is asked to stop, anywhere: obeyed within seconds, in one line, and it goes on bit for bit."""
 
+import re
 import signal
 import subprocess
 import time
@@ -147,7 +148,8 @@ def test_a_second_signal_ends_the_run_at_once(programs, tmp_path, in_compilation
     ended = ask(process, signal.SIGINT, signal.SIGINT)
     assert (ended.status, ended.err) == (130, "") and ended.seconds < 5
     (told,) = [line for line in ended.out.splitlines() if line.startswith("stopped ")]
-    assert told.startswith("stopped at once; nothing is saved, this starts again: python -m detr_jax.train ")
+    how = "stopped (at once|as asked)" if in_compilation else "stopped at once"  # the first may be obeyed by then
+    assert re.match(f"{how}; nothing is saved, this starts again: python -m detr_jax.train ", told), told
 
 
 def test_stopped_during_an_evaluation(programs, tmp_path):

@@ -20,7 +20,7 @@ ADVICE = {
     errno.ENOENT: "it was removed or moved: put it back",
     errno.ENOTDIR: "something else took its place: put it back",
 }
-GONE = errno.ENOENT, "NOT_FOUND: Error writing"  # in the words of the storage
+GONE = "NOT_FOUND: Error writing", "No ArrayMetadata found"  # in the words of the storage and of orbax
 
 
 @contextlib.contextmanager
@@ -48,10 +48,10 @@ def _find_number(error: BaseException | None, workdir: Path) -> int | None:
             name = error.filename  # a write into an open file has none
             return error.errno if name is None or os.fspath(name).startswith(folder) else None
         if folder in str(error):  # native code only passes on the system's words
-            for number, words in [*((number, os.strerror(number)) for number in ADVICE), GONE]:
-                if words in str(error):
+            for number in ADVICE:
+                if os.strerror(number) in str(error):
                     return number
-            if not workdir.exists():  # orbax then misses one thing or another
+            if not workdir.exists() or any(words in str(error) for words in GONE):
                 return errno.ENOENT
         error = error.__cause__ or error.__context__
     return None

@@ -16,7 +16,10 @@ def test_a_failed_write_is_one_sentence(tmp_path, number):
     assert ADVICE[number] in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("words", ["Failed to write 9 bytes: No space left on device", "NOT_FOUND: Error writing x"])
+@pytest.mark.parametrize(
+    "words",
+    ["Failed to write 9 bytes: No space left on device", "NOT_FOUND: Error writing x", "No ArrayMetadata found for x"],
+)
 def test_words_of_native_code_are_understood(tmp_path, words):
     with pytest.raises(UserError, match=f"cannot write into {tmp_path}"), explain_disk_faults(tmp_path):
         raise ValueError(f"{words} [{tmp_path}/checkpoints/5]")
@@ -62,6 +65,6 @@ def test_whatever_fails_in_a_workdir_that_is_gone_is_told_of_it(tmp_path):
     """Orbax then misses one thing or another, in words of its own."""
     gone = tmp_path / "run"
     with pytest.raises(UserError, match=f"cannot write into {gone} .*put it back"), explain_disk_faults(gone):
-        raise ValueError(f"No ArrayMetadata found in {gone}/checkpoints/5.orbax-checkpoint-tmp")
+        raise ValueError(f"Something is missing in {gone}/checkpoints/5.orbax-checkpoint-tmp")
     with pytest.raises(ValueError, match="elsewhere"), explain_disk_faults(gone):
         raise ValueError("nothing found in /elsewhere")

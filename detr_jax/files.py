@@ -1,7 +1,8 @@
 """Files that are either the old one or the new one, never half of it, whenever the process dies."""
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(sibling, path)
     finally:
         sibling.unlink(missing_ok=True)
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Iterable]) -> None:
+    """Writes a table, whole. Half a surrogate pair, which names of JSON files may hold, is written as its escape."""
+    with (
+        replacing(path) as sibling,
+        sibling.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        csv.writer(file).writerows(rows)
 
 
 def cache_folder() -> Path:

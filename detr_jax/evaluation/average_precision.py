@@ -78,10 +78,7 @@ def score(
     images = int(1 + max(objects.images.max(initial=0), detections.images.max(initial=0)))
     by_group = np.argsort(objects.groups(images), kind="stable")
     objects, crowds = objects.at(by_group), crowds[by_group]
-    order = np.lexsort((-confidences, detections.groups(images)))
-    groups = detections.groups(images)[order]
-    ranks = np.arange(len(groups)) - np.searchsorted(groups, groups)
-    order, ranks = order[ranks < limits[-1]], ranks[ranks < limits[-1]]
+    order, ranks = best_of_groups(detections.groups(images), confidences, limits[-1])
     detections, confidences = detections.at(order), confidences[order]
     pairs = _pairs(objects, crowds, detections, images)
     ends = np.searchsorted(detections.labels, np.arange(classes + 1))  # where each class starts, and the last one ends
@@ -110,6 +107,18 @@ def score(
             for n, limit in enumerate(limits):
                 recall[:, k, a, n] = hit[:, ranks[rows] < limit].sum(axis=1) / present[k]
     return Scores(precision, recall, overlaps, found)
+
+
+def best_of_groups(
+    groups: Int[np.ndarray, " M"], confidences: Float[np.ndarray, " M"], limit: int
+) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """The ``limit`` most confident rows of each group, by group, then by descending confidence; and their ranks in it.
+
+    Of equally confident rows the first comes first.
+    """
+    order = np.lexsort((-confidences, groups))
+    ranks = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+    return order[ranks < limit], ranks[ranks < limit]
 
 
 def _outside(instances: Instances, area: list) -> Bool[np.ndarray, " N"]:

@@ -5,7 +5,6 @@ numbers that pycocotools gives, and accepts the missing fields that real annotat
 scores the ground truth as the results of a perfect detector: what then misses AP 1.0 is a fault of the data.
 """
 
-import csv
 import json
 import math
 import os
@@ -240,11 +239,7 @@ def write_evaluation(metrics: CocoMetrics, results: list[dict], folder: str | os
     }
     with files.replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    with (
-        files.replacing(folder / "per_class.csv") as path,
-        path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,  # half a surrogate pair
-    ):
-        csv.writer(file).writerows([ClassMetrics._fields, *metrics.classes])
+    files.write_csv(folder / "per_class.csv", [ClassMetrics._fields, *metrics.classes])
     with files.replacing(folder / "predictions.json") as path:
         path.write_text(json.dumps(results), encoding="utf-8")
     plots.pr_curve(metrics, folder / "pr_curve.png")

@@ -4,7 +4,6 @@ Where errors are listed one by one, only detections count whose score reaches th
 the highest F1.
 """
 
-import csv
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,7 +234,7 @@ def write_errors(errors: Analysis, advice: list[str], folder: Path) -> None:
     _write_table(folder / "suspects.csv", found["suspects"])
     matrix = [["object \\ detection", *found["confusion_matrix"]["classes"]]]
     rows = zip(found["confusion_matrix"]["classes"], errors.confusion.tolist(), strict=True)
-    _write_rows(folder / "confusion_matrix.csv", [*matrix, *([name, *counts] for name, counts in rows)])
+    files.write_csv(folder / "confusion_matrix.csv", [*matrix, *([name, *counts] for name, counts in rows)])
 
 
 def _class_rows(errors: Analysis) -> list[dict[str, Any]]:
@@ -251,12 +250,4 @@ def _class_rows(errors: Analysis) -> list[dict[str, Any]]:
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    _write_rows(path, [list(rows[0]), *(list(row.values()) for row in rows)] if rows else [])
-
-
-def _write_rows(path: Path, rows: list[list]) -> None:
-    with (
-        files.replacing(path) as sibling,
-        sibling.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,  # half a surrogate pair
-    ):
-        csv.writer(file).writerows(rows)
+    files.write_csv(path, [list(rows[0]), *(list(row.values()) for row in rows)] if rows else [])

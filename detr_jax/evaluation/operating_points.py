@@ -46,7 +46,7 @@ class Lrp(NamedTuple):
 
 
 def draw_curves(pairing: Pairing, classes: int) -> list[Curve]:
-    """The curve of each class, at the IoU of the pairing."""
+    """The curve of each class."""
     kept = ~pairing.ignored
     objects = np.bincount(pairing.objects.labels, minlength=classes)
     order = np.argsort(-pairing.scores, kind="stable")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
 
-from detr_jax.evaluation.average_precision import Instances
+from detr_jax.evaluation.average_precision import Instances, best_of_groups
 
 FOREGROUND = 0.5  # IoU from which a detection finds an object
 PER_IMAGE = 100  # the best detections of an image, of all classes together, that count
@@ -50,14 +50,9 @@ def pair(
     detections: Instances,
     scores: Float[np.ndarray, " M"],
     images: int,
-    *,
-    iou: float = FOREGROUND,
-    limit: int = PER_IMAGE,
 ) -> Pairing:
     """Pairs the objects and detections of ``images`` images; of equal scores the first row comes first."""
-    order = np.lexsort((-scores, detections.images))
-    ranks = np.arange(len(order)) - np.searchsorted(detections.images[order], detections.images[order])
-    order = order[ranks < limit]
+    order, _ = best_of_groups(detections.images, scores, PER_IMAGE)
     detections, scores = detections.at(order), scores[order]
     crowd, objects = objects.at(np.flatnonzero(crowds)), objects.at(np.flatnonzero(~crowds))
     by_image = [np.argsort(kind.images, kind="stable") for kind in (objects, crowd)]
@@ -78,13 +73,13 @@ def pair(
                 masked = np.where(mask, table, -1.0)
                 place[here] = np.where(mask.any(axis=1), start + masked.argmax(axis=1), -1)
                 value[here] = np.maximum(masked.max(axis=1), 0.0)
-            hits[here] = _take(np.where(same, table, 0.0), iou, start)
+            hits[here] = _take(np.where(same, table, 0.0), start)
             rows = np.flatnonzero(hits[here] >= 0)
             hit_iou[here.start + rows] = table[rows, hits[here][rows] - start]
-            first_come[here] = _take(table, iou, start)
+            first_come[here] = _take(table, start)
         if of_crowd.stop > of_crowd.start:
             table = _overlaps(detections.shapes[here], crowd.shapes[of_crowd], crowd=True)
-            inside = (table > iou) & (labels == crowd.labels[of_crowd])
+            inside = (table > FOREGROUND) & (labels == crowd.labels[of_crowd])
             ignored[here] = inside.any(axis=1) & (hits[here] < 0)
     correct = np.flatnonzero(hits >= 0)
     found_by[hits[correct]] = correct
@@ -97,13 +92,13 @@ def _overlaps(detections, objects, crowd: bool) -> Float[np.ndarray, "D O"]:
     return mask_api.iou(detections, objects, [crowd] * len(objects))
 
 
-def _take(table: Float[np.ndarray, "D O"], iou: float, start: int) -> Int[np.ndarray, " D"]:
+def _take(table: Float[np.ndarray, "D O"], start: int) -> Int[np.ndarray, " D"]:
     """Each detection in order takes the nearest free object, if it is near enough."""
     taken = np.full(len(table), -1)
     free = table.copy()
-    for row in np.flatnonzero(table.max(axis=1) >= iou):
+    for row in np.flatnonzero(table.max(axis=1) >= FOREGROUND):
         nearest = free[row].argmax()
-        if free[row, nearest] >= iou:
+        if free[row, nearest] >= FOREGROUND:
             taken[row] = start + nearest
             free[:, nearest] = 0.0
     return taken

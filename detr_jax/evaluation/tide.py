@@ -28,7 +28,7 @@ CORRECT, IGNORED = -1, -2
 
 
 class Tide(NamedTuple):
-    """Analysis and what they cost."""
+    """Errors and what they cost."""
 
     AP50: float
     costs: dict[str, float]  # of each of MEANINGS: what AP50 would gain, 0 to 1
@@ -55,7 +55,7 @@ def find_errors(pairing: Pairing, classes: int) -> Tide:
     base = _average_precision(
         pairing, pairing.detections.labels, pairing.correct, ~ignored, total, np.arange(len(kinds))
     )
-    errors_first = np.lexsort((np.arange(len(kinds)), pairing.correct))  # of equal scores, as in tidecv
+    errors_first = np.argsort(pairing.correct, kind="stable")  # of equal scores, as in tidecv
 
     def gain(correct, kept, objects, labels=pairing.detections.labels) -> float:
         return _average_precision(pairing, labels, correct, kept, objects, errors_first) - base

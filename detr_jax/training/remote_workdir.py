@@ -22,7 +22,7 @@ from detr_jax import hosts
 from detr_jax.errors import UserError
 from detr_jax.remote import RemoteError, RemoteFolder, local_place
 from detr_jax.training.remote_lock import LOCK, RemoteLock
-from detr_jax.weights.finding import BEST
+from detr_jax.weights.finding import BEST, finished_steps
 from detr_jax.weights.manifest import CHECKSUMS
 
 PAUSE = 10.0  # seconds at least between two copies, ...
@@ -203,8 +203,7 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _finished(names: Iterable[str]) -> list[int]:
     """The steps of the checkpoints that are whole."""
-    parts = [name.split("/") for name in names if name.startswith("checkpoints/")]
-    return [int(part[1]) for part in parts if len(part) == 3 and part[2] == CHECKSUMS and part[1].isdigit()]
+    return finished_steps(name.removeprefix("checkpoints/") for name in names if name.startswith("checkpoints/"))
 
 
 def _superseded(there: Iterable[str], here: Iterable[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """Checkpoints of a run: written in the background by orbax, committed atomically, with checksums that are verified.
 
-checkpoints/<step>/model/      every array of the model by name
-checkpoints/<step>/averaged/   the moving average, when there is one
-checkpoints/<step>/progress/   optimizer, step and counters
-checkpoints/<step>/info/       as JSON: categories, step, and the run's config (of converted weights: the model's)
-checkpoints/<step>/checksums.json
-checkpoints/best               link to the step with the highest AP
+In a workdir:
+
+    checkpoints/<step>/model/      every array of the model by name
+    checkpoints/<step>/averaged/   the moving average, when there is one
+    checkpoints/<step>/progress/   optimizer, step and counters
+    checkpoints/<step>/info/       as JSON: categories, step, and the run's config (of converted weights: the model's)
+    checkpoints/<step>/checksums.json
+    checkpoints/best               link to the step with the highest AP
 """
 
 import json

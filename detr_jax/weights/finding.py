@@ -5,6 +5,7 @@ use another one, too, and change nothing. Without an intact one both end.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -23,6 +24,12 @@ def steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def finished_steps(names: Iterable[str]) -> list[int]:
+    """Steps of the checkpoints that are whole, ascending, by the names of files at a URL: checksums come last there."""
+    parts = [name.split("/") for name in names]
+    return sorted(int(part[0]) for part in parts if len(part) == 2 and part[0].isdigit() and part[1] == CHECKSUMS)
 
 
 class Root:
@@ -58,9 +65,12 @@ class RemoteRoot(Root):
         self.path, self._remote = url, RemoteFolder(url)
 
     def steps(self) -> list[int]:
-        """Those that are there whole, ascending."""
-        parts = [name.split("/") for name in self._remote.list()]
-        return sorted(int(part[0]) for part in parts if len(part) == 2 and part[0].isdigit() and part[1] == CHECKSUMS)
+        """Those that are there whole when it is first asked, ascending."""
+        return self._steps
+
+    @functools.cached_property
+    def _steps(self) -> list[int]:
+        return finished_steps(self._remote.list())
 
     def best(self) -> str:
         return (self._remote.read(BEST) or b"").decode(errors="replace").strip()

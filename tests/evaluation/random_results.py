@@ -38,8 +38,8 @@ def random_set(seed: int, classes: int = 4, images: int = 60, crowds: bool = Fal
     return {"images": sizes, "categories": categories, "annotations": annotations}, results
 
 
-def pair_up(ground_truth: dict, results: list[dict], **options) -> tuple[Pairing, int]:
+def pair_up(ground_truth: dict, results: list[dict]) -> tuple[Pairing, int]:
     """The pairing, and the number of classes."""
     truth = coco_eval.read_truth(ground_truth)
     found = coco_eval.read_detections(truth, results, "bbox")
-    return pair(truth.objects, truth.crowds > 0, *found, len(truth.images), **options), len(truth.classes)
+    return pair(truth.objects, truth.crowds > 0, *found, len(truth.images)), len(truth.classes)

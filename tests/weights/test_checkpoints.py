@@ -30,19 +30,6 @@ def assert_same_bits(found, wanted) -> None:
     jax.tree.map(check, found, wanted)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    """A workdir with steps 10 (the best) and 20. Tests that change it work on a copy."""
-    workdir = tmp_path_factory.mktemp("run")
-    write(workdir / "checkpoints", {10: 0.4, 20: 0.3}, averaged=True)
-    return workdir
-
-
-@pytest.fixture
-def workdir(written, tmp_path) -> Path:
-    return Path(shutil.copytree(written, tmp_path / "run", symlinks=True))
-
-
 def test_everything_comes_back_bit_for_bit(written):
     stored, folder = make_stored(20, averaged=True), written / "checkpoints" / "20"
     assert_same_bits(checkpoints.read_arrays(folder, "model", like(stored.model)), stored.model)

@@ -10,19 +10,6 @@ from detr_jax.weights import finding
 from tests.weights.small_run import write
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    """A workdir with steps 10 (the best) and 20. Tests that change it work on a copy."""
-    workdir = tmp_path_factory.mktemp("run")
-    write(workdir / "checkpoints", {10: 0.4, 20: 0.3}, averaged=True)
-    return workdir
-
-
-@pytest.fixture
-def workdir(written, tmp_path) -> Path:
-    return Path(shutil.copytree(written, tmp_path / "run", symlinks=True))
-
-
 def names_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 

@@ -5,9 +5,11 @@ traceback is for ``--debug``. Programs define their flags when they run, never w
 """
 
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -52,6 +54,11 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
                 signals.leave(1, f"error: {as_flags(str(error))}")
             except signals.Interrupted:
                 signals.leave(*signals.stopped_by(stop.received))
+            except Exception:
+                if not jax.distributed.is_initialized():
+                    raise
+                traceback.print_exc()
+                signals.leave(1)  # at once: an orderly end waits for the other processes, which wait for this one
 
     flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
     define_flags()

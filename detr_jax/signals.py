@@ -75,7 +75,7 @@ class StopSignals:
         self._notify = notify
         self._abandon = abandon or (lambda: stopped_by(self.received))
         self._at_once = at_once or (lambda: print(stopped_by(self.received)[1], file=sys.stderr))
-        self._noticed = self._waiting = self._raises = False
+        self._noticed = self._waiting = self._raises = self._raised = False
 
     def __enter__(self) -> "StopSignals":
         self._previous = None
@@ -100,6 +100,9 @@ class StopSignals:
     def waiting(self, raises: bool = True) -> Iterator[None]:
         """A block that can be left at any point without loss. The first signal raises Interrupted in it.
 
+        It leaves the block whatever is made of it on the way: libraries swallow what is raised in a callback, or raise
+        an error of their own in its place.
+
         Args:
           raises: False leaves the block only by ``abandon``, when the grace is over: for several processes, of which
             one must not go its own way.
@@ -110,6 +113,13 @@ class StopSignals:
         self._waiting, self._raises = True, raises
         try:
             yield
+        except Exception as error:
+            if self._raised:
+                raise Interrupted from error
+            raise
+        else:
+            if self._raised:
+                raise Interrupted
         finally:
             self._waiting, self._raises = before
 
@@ -118,7 +128,7 @@ class StopSignals:
             self._noticed, self.received = True, self.received or number
             self._notify()
         if self._raises:
-            self._raises = False  # once: what cleans up on the way must not be interrupted
+            self._raises, self._raised = False, True  # once: what cleans up on the way must not be interrupted
             raise Interrupted
 
     def _watch(self) -> None:

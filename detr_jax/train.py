@@ -258,7 +258,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         explain_out_of_memory(),
         StopSignals(hosts.preemption_notifier(), abandon, lambda: say_farewell("at once")) as stop,
         after_loss(end_if_asked),
-        Watchdog(config.train.hang_minutes, place.folder) as watch,
+        Watchdog(config.train.hang_minutes, place.folder, settle=place.settle) as watch,
         contextlib.ExitStack() as context,
     ):
         with contextlib.suppress(Interrupted):

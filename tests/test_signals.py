@@ -73,6 +73,34 @@ def test_what_waits_is_interrupted_once():
             pytest.fail("began to wait")
 
 
+class Careless:
+    """Python swallows what is raised here, and says so on standard error."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_a_library_swallows_leaves_the_block():
+    with StopSignals() as stop, pytest.raises(Interrupted), stop.waiting():
+        Careless()
+
+
+def test_an_interruption_that_a_library_makes_an_error_of_stays_one():
+    with StopSignals() as stop, pytest.raises(Interrupted) as caught, stop.waiting():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError("a callback failed") from error
+    assert str(caught.value.__cause__) == "a callback failed"
+
+
+def test_an_error_before_any_signal_stays_an_error():
+    with StopSignals() as stop, pytest.raises(RuntimeError, match="^of its own$"), stop.waiting():
+        raise RuntimeError("of its own")
+
+
 def test_what_must_not_be_interrupted_goes_on():
     with StopSignals() as stop:
         with stop.waiting(), stop.waiting(raises=False):

@@ -124,3 +124,18 @@ def test_a_workdir_that_goes_away(programs, tmp_path, how):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)  # where a save was going on
         (tmp_path / "elsewhere").rename(tmp_path / "run")
         assert_goes_on(programs, tmp_path / "run")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_save_that_fails_on_one_host_ends_them_all(programs, tmp_path, victim):
+    """The host says what is wrong, the other one whom it misses; nobody waits for a save that cannot end."""
+    more = ("--config.train.batch_size=2", "--config.train.fsdp=2", "--config.train.steps=5000", *MORE[1:])
+    processes = programs.start_hosts(2, "train", *programs.training(tmp_path / "run", *more))
+    wait_for(lambda: last_logged(tmp_path / "run") >= 2)
+    resource.prlimit(processes[victim].pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    (status, _, err), (other_status, _, other_err) = (finish(processes[index], 90) for index in (victim, 1 - victim))
+    assert (status, other_status) == (1, 1)
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and "cannot write into" in told[0] and "File too large" in told[0], err
+    assert "Traceback" not in err + other_err
+    assert f"error: lost contact with process {victim}" in other_err, other_err

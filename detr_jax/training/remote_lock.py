@@ -49,7 +49,7 @@ class RemoteLock:
         self._ended.set()
         self._beating.join(BEAT)
         with contextlib.suppress(RemoteError):
-            if self._read() == self._written:
+            if self._is_ours(self._read()):
                 self._remote.remove(LOCK)
 
     def check(self) -> None:
@@ -65,7 +65,7 @@ class RemoteLock:
             self._say(f"the run of {describe_owner(found)} is gone; its lock is taken over")
         self._write()
         time.sleep(SETTLED)
-        if (now := self._read()) != self._written:
+        if not self._is_ours(now := self._read()):
             raise in_use(self._remote.url, now)
 
     def _wait_for_sign(self, found: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class RemoteLock:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(RemoteError):  # whoever copies into the workdir says what is wrong
                 owner = self._read()
-                if owner and owner != self._written:
+                if owner and not self._is_ours(owner):
                     self._fault = in_use(self._remote.url, owner)
                     return
                 self._write()
@@ -98,8 +98,11 @@ class RemoteLock:
 
     def _write(self) -> None:
         self._beats += 1
-        self._written = {**self._owner, "beat": self._beats}
-        self._remote.write(LOCK, json.dumps(self._written).encode())
+        self._remote.write(LOCK, json.dumps({**self._owner, "beat": self._beats}).encode())
+
+    def _is_ours(self, owner: dict[str, Any]) -> bool:
+        """Whether this process wrote it: any beat, for the storage may have refused the last one."""
+        return {**owner, "beat": None} == {**self._owner, "beat": None}
 
 
 def _has_died_here(owner: dict[str, Any]) -> bool:

@@ -48,15 +48,16 @@ class RemoteWorkdir:
         self.name, self._say = url, say
         self.folder = local_folder(url)
         self._first = jax.process_index() == 0
+        self._held: contextlib.ExitStack | None = None  # until it is entered
 
     def __enter__(self) -> "RemoteWorkdir":
         self._remote = RemoteFolder(self.name)
+        self._ended, self._copying, self._fault = threading.Event(), threading.Lock(), None
         with contextlib.ExitStack() as stack:
             self._lock = stack.enter_context(RemoteLock(self._remote, self._say))
             self._fetch()
             hosts.wait_for_hosts("the workdir is here")
             self._held = stack.pop_all()
-        self._ended, self._copying, self._fault = threading.Event(), threading.Lock(), None
         if self._first:
             threading.Thread(target=self._follow, daemon=True).start()
         return self
@@ -86,8 +87,8 @@ class RemoteWorkdir:
             raise self._fault
 
     def settle(self) -> None:
-        """Returns when everything is there. Raises UserError when that does not succeed."""
-        if not self._first:
+        """Returns when everything is there; at once before it is entered. Raises UserError when it does not succeed."""
+        if not self._first or self._held is None:
             return None
         deadline = time.monotonic() + INSIST
         while True:

@@ -1,5 +1,6 @@
 """Ends a run that hangs: it says where, and a scheduler can start it again instead of paying for nothing."""
 
+import contextlib
 import faulthandler
 import statistics
 import threading
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detr_jax import signals
+from detr_jax.errors import UserError
 
 STATUS = 75  # EX_TEMPFAIL: to be tried again
 LEAST_MINUTES = 5.0
 TIMES_MEDIAN = 20.0
+SETTLING_SECONDS = 20.0  # for what is copied elsewhere before the end
 ENOUGH, REMEMBERED = 5, 100  # durations of one kind before its limit is learned, and of which the median is taken
 
 
@@ -26,10 +29,17 @@ class Watchdog:
       minutes: the limit of what is not known yet; with less than 5 also the least one. 0 never ends a run.
       folder: where the file with the stacks of all threads is written.
       say: gets a line before the end.
+      settle: copies what is in the folder to where it belongs; called after that line, with limited patience.
     """
 
-    def __init__(self, minutes: float, folder: Path, say: Callable[[str], None] = print):
-        self.say = say
+    def __init__(
+        self,
+        minutes: float,
+        folder: Path,
+        say: Callable[[str], None] = print,
+        settle: Callable[[], None] = lambda: None,
+    ):
+        self.say, self._settle = say, settle
         self._minutes, self._folder = minutes, folder
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._awaited = "the start", time.monotonic()  # what, since when: replaced as one by ``expect``
@@ -76,4 +86,11 @@ class Watchdog:
             "goes on from the last checkpoint"
         )
         self.say(line)
+        settling = threading.Thread(target=self._copy, daemon=True)
+        settling.start()
+        settling.join(SETTLING_SECONDS)
         signals.leave(STATUS, f"error: {line}")
+
+    def _copy(self) -> None:
+        with contextlib.suppress(UserError):  # the run ends in any case
+            self._settle()

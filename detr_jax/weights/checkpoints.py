@@ -12,6 +12,7 @@ In a workdir:
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,31 @@ class _Keep(checkpoint_managers.PreservationPolicy):
         return [self._wanted(checkpoint.step) for checkpoint in checkpoints]
 
 
+class _Watched(ocp.future.Future):
+    """A write of this host; ``notice`` gets its error at once, when orbax still waits for the writes of all hosts."""
+
+    def __init__(self, write: Any, notice: Callable[[BaseException], None]):
+        self._write, self._notice = write, notice
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._write.result(timeout)
+        except BaseException as error:
+            self._notice(error)
+            raise
+
+
+def _watch(handler: type, notice: Callable[[BaseException], None], options: ocp.options.MultiprocessingOptions) -> Any:
+    """A handler of orbax whose writes are watched."""
+
+    class Watching(handler):
+        async def async_save(self, *args, **kwargs):
+            writes = await super().async_save(*args, **kwargs)
+            return [_Watched(write, notice) for write in writes or ()]
+
+    return Watching(multiprocessing_options=options)
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -82,6 +108,7 @@ class Checkpoints:
         self.folder, self._shared = folder.absolute(), shared
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writing: int | None = None  # the step being written
+        self._fault: BaseException | None = None  # of a write
         there = steps(self.folder)
         self._saved = set(there)
         self._scores = {step: score for step, score in (scores or {}).items() if step in there}
@@ -103,8 +130,18 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             multiprocessing_options=ocp.options.MultiprocessingOptions(**alone),
         )
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for handler, saved, restored in (
+            (ocp.StandardCheckpointHandler, ocp.args.StandardSave, ocp.args.StandardRestore),
+            (ocp.JsonCheckpointHandler, ocp.args.JsonSave, ocp.args.JsonRestore),
+        ):
+            watching = _watch(handler, self._notice, options.multiprocessing_options)
+            registry.add(None, saved, watching)
+            registry.add(None, restored, watching)
         writes = shared or jax.process_index() == 0
-        self._manager = ocp.CheckpointManager(self.folder, options=options) if writes else None
+        self._manager = (
+            ocp.CheckpointManager(self.folder, options=options, handler_registry=registry) if writes else None
+        )
         self._link_best()  # a process that was killed may have left a link to a step that it did not finish
 
     @property
@@ -133,7 +170,7 @@ class Checkpoints:
             stored = Stored(*(jax.tree.map(_gather, tree) for tree in stored[:3]), stored.info)
         if self._manager is None:
             return
-        self._manager.wait_until_finished()
+        self.wait()
         self._writing = step
         trees = {"model": stored.model, "averaged": stored.averaged, "progress": stored.progress}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
@@ -142,21 +179,33 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises the error of a write in the background."""
-        if self._manager and not self._manager.is_saving_in_progress():
-            self._manager.wait_until_finished()  # at once; orbax's own check_for_errors() mostly comes too late
+        if self._fault or self._manager and not self._manager.is_saving_in_progress():
+            self.wait()  # at once; orbax's own check_for_errors() mostly comes too late
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        if self._manager:
-            self._manager.wait_until_finished()
+        """Returns when everything is on disk; raises the error of a write."""
+        if not self._manager:
+            return
+        while self._manager.is_saving_in_progress() and not self._fault:
+            time.sleep(0.01)
+        if self._fault:  # orbax raises it as well, but first waits for hosts that do not know of it
+            raise self._fault
+        self._manager.wait_until_finished()
+
+    def _notice(self, error: BaseException) -> None:
+        self._fault = self._fault or error
 
     def _before_commit(self) -> None:
         """Runs when all files of a checkpoint are written and before orbax renames its folder."""
         if jax.process_index():
             return
-        (folder,) = self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
-        write_manifest(folder)
-        self._link_best()
+        try:
+            (folder,) = self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+            write_manifest(folder)
+            self._link_best()
+        except BaseException as error:
+            self._notice(error)
+            raise
 
     def _link_best(self) -> None:
         best = self._best_step

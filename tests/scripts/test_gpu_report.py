@@ -14,6 +14,8 @@ PARTS = (
     "infer_float32"
 )
 
+SMALL = {"TINY": "1", "MINUTES": "30", "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled for one short step
+
 
 @pytest.mark.slow
 def test_every_part_runs(tmp_path):
@@ -21,7 +23,7 @@ def test_every_part_runs(tmp_path):
     done = subprocess.run(
         ["bash", "scripts/gpu_report.sh", str(tmp_path)],
         cwd=REPOSITORY,
-        env=environment | {"PYTHON": sys.executable, "TINY": "1", "MINUTES": "30", "PARTS": PARTS},
+        env=environment | SMALL | {"PYTHON": sys.executable, "PARTS": PARTS},
         capture_output=True,
         text=True,
         timeout=1800,

@@ -10,7 +10,7 @@ import pytest
 
 import tests.object_store  # noqa: F401  registers store://
 from detr_jax.errors import UserError
-from detr_jax.remote import RemoteFolder
+from detr_jax.remote import RemoteError, RemoteFolder
 from detr_jax.training import remote_lock
 from detr_jax.training.remote_lock import LOCK, RemoteLock
 from tests.programs import wait_for
@@ -79,3 +79,18 @@ def test_an_owner_that_lost_its_lock_is_told(folder):
         with pytest.raises(UserError, match="in use by process 7 on host elsewhere"):
             lock.check()
     assert json.loads(folder.read(LOCK))["pid"] == 7  # it is not ours to remove
+
+
+def test_a_refused_write_of_its_own_lock_is_no_takeover(folder, monkeypatch):
+    with RemoteLock(folder, silent) as lock:
+        write, refused = folder.write, []
+
+        def refuse_some(name, data):
+            refused.append(name)
+            if len(refused) < 3:
+                raise RemoteError("offline")
+            write(name, data)
+
+        monkeypatch.setattr(folder, "write", refuse_some)
+        wait_for(lambda: len(refused) > 4, 10)
+        lock.check()

@@ -39,6 +39,23 @@ def test_a_hang_ends_with_a_line_the_stacks_and_status_75(tmp_path):
     assert done.stdout == line.replace("error: ", "log: ") + "\n"
 
 
+def test_the_stacks_are_copied_before_the_end_but_not_for_long(tmp_path):
+    settle = """
+import time
+from detr_jax.training import watchdog
+watchdog.SETTLING_SECONDS = 1.0
+def settle():
+    print("copied", len(list(Path(sys.argv[2]).glob("hang-*.txt"))), flush=True)
+    time.sleep(50)
+"""
+    changed = PROGRAM.replace("def stand_still", settle + "def stand_still").replace(
+        "flush=True))", "flush=True), settle)"
+    )
+    command = [sys.executable, "-c", changed, str(1 / 60), str(tmp_path), "50"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=40)
+    assert done.returncode == 75 and done.stdout.splitlines()[1] == "copied 1"
+
+
 def test_what_goes_on_is_not_ended(tmp_path):
     done = run(1 / 60, tmp_path / "run", *[0.4] * 5)  # longer than the limit only together
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "") and not (tmp_path / "run").exists()

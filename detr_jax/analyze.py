@@ -1,7 +1,11 @@
-"""Why is it wrong: ``python -m detr_jax.analyze errors --annotations=FILE --predictions=FILE --output=DIR``.
+"""Why is it wrong, and which is better. Works on COCO annotations and COCO results of any detector.
 
-Works on COCO annotations and COCO results of any detector. Prints what to do about the errors, and writes errors.json,
-tables, pictures, a threshold for each class and a calibration table.
+    python -m detr_jax.analyze errors --annotations=FILE --predictions=FILE --output=DIR
+    python -m detr_jax.analyze compare --annotations=FILE --predictions a=FILE b=FILE --output=DIR
+
+``errors`` prints what to do about the errors, and writes errors.json, tables, pictures, a threshold for each class and
+a calibration table. ``compare`` sets detectors side by side, with confidence intervals, and writes compare.json,
+compare.md, tables and pictures.
 """
 
 from pathlib import Path
@@ -11,27 +15,44 @@ from absl import flags
 from detr_jax import cli
 from detr_jax.datasets import coco
 from detr_jax.errors import UserError
-from detr_jax.evaluation import advice, error_plots, errors
+from detr_jax.evaluation import advice, compare, compare_plots, error_plots, errors, verdicts
+from detr_jax.evaluation.compare import Comparison
+from detr_jax.evaluation.compare_files import write_comparison
+from detr_jax.evaluation.compare_text import format_comparison, write_markdown
 from detr_jax.evaluation.errors import Analysis
+from detr_jax.evaluation.facts import read_facts
+from detr_jax.evaluation.named_files import name_files
+from detr_jax.evaluation.published import STANDING, caveat, nearest, read_published
 from detr_jax.evaluation.results import read_results
+from detr_jax.evaluation.side_by_side import draw_differences
 from detr_jax.evaluation.tide import MEANINGS
 
-VERBS = ("errors",)
+VERBS = ("errors", "compare")
+FEWEST_DRAWS, MOST_DRAWS = 50, 20_000
+
+
+def read_output(predictions: str) -> Path:
+    """The folder of --output. Raises UserError when a flag is missing; ``predictions`` is how to pass those."""
+    args = flags.FLAGS
+    for name in ("annotations", "predictions", "output"):
+        if not getattr(args, name):
+            raise UserError(f"--{name} is missing; pass --annotations=FILE {predictions} --output=DIR")
+    output = Path(args.output).expanduser()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output} is a file; choose a folder")
+    return output
 
 
 def find_errors() -> None:
     """The verb ``errors``."""
     args = flags.FLAGS
-    for name in ("annotations", "predictions", "output"):
-        if not getattr(args, name):
-            raise UserError(f"--{name} is missing; pass --annotations=FILE --predictions=FILE --output=DIR")
+    output = read_output("--predictions=FILE")
     if not 0 < args.precision <= 1:
         raise UserError(f"--precision={args.precision:g} must be above 0 and at most 1")
-    output = Path(args.output).expanduser()
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output} is a file; choose a folder")
+    if len(args.predictions) > 1:
+        raise UserError(f"errors takes one file of --predictions, not {len(args.predictions)}; compare takes several")
     ground_truth = coco.read_annotations(Path(args.annotations).expanduser())
-    results, notes = read_results(args.predictions, ground_truth)
+    results, notes = read_results(args.predictions[0], ground_truth)
     for note in notes:
         print(f"note: {note}")
     found = errors.analyse(ground_truth, results, args.precision)
@@ -58,19 +79,89 @@ def describe(found: Analysis) -> str:
     return "\n".join(lines)
 
 
+def compare_detectors(more: list[str]) -> None:
+    """The verb ``compare``; ``more``: files that follow the first one of --predictions after a space."""
+    args = flags.FLAGS
+    output = read_output("--predictions NAME=FILE NAME=FILE")
+    if not FEWEST_DRAWS <= args.draws <= MOST_DRAWS:
+        raise UserError(f"--draws={args.draws} must be {FEWEST_DRAWS} to {MOST_DRAWS:,}")
+    if args.seed < 0:
+        raise UserError(f"--seed={args.seed} must not be negative")
+    photos = Path(args.images).expanduser() if args.images else None
+    if photos and not photos.is_dir():
+        raise UserError(
+            f"--images={photos} is no folder; pass the folder that the file names of the annotations are in"
+        )
+    paths = name_files([*args.predictions, *more], "--predictions")
+    facts = {name: read_facts(path) for name, path in name_files(args.info, "--info").items()}
+    if unknown := [name for name in facts if name not in paths]:
+        raise UserError(f"--info names {unknown[0]!r}, which is none of the detectors ({', '.join(paths)})")
+
+    ground_truth = coco.read_annotations(Path(args.annotations).expanduser())
+    bench = compare.set_up(ground_truth, args.draws, args.seed)
+    detectors = []
+    for name, path in paths.items():
+        results, notes = read_results(path, ground_truth)
+        for note in notes:
+            print(f"note: {note}")
+        detectors.append(compare.measure_detector(bench, name, results))
+    comparison = compare.compare(bench, detectors)
+    is_coco = set(bench.truth.names) == set(coco.COCO_CATEGORIES.names)
+    use = is_coco if args.published is None else args.published
+    rows = read_published() if use else []
+    few = nearest(rows, [one.metrics.AP for one in detectors]) if rows else []
+    said = verdicts.judge(comparison, facts)
+    if rows:
+        said += [line for line in (caveat(is_coco, len(bench.truth.images)), STANDING) if line]
+    write_comparison(comparison, facts, rows, said, output)
+    write_markdown(comparison, facts, few, said, output)
+    compare_plots.draw_comparison(comparison, few, output)
+    print(format_comparison(comparison, few))
+    for line in said:
+        print(f"- {line}")
+    if photos:
+        draw_pairs(comparison, photos, output / "images")
+    print(f"see {output}: compare.md, compare.json, tables (*.csv), pictures (*.png)")
+
+
+def draw_pairs(comparison: Comparison, photos: Path, folder: Path) -> None:
+    """Draws the images where detectors differ most, of the pairs that are spoken of."""
+    drawn, failed = 0, []
+    for difference in verdicts.chosen_pairs(comparison):
+        count, troubles = draw_differences(comparison, difference, photos, folder)
+        drawn, failed = drawn + count, failed + troubles
+    print(f"{drawn} images drawn in {folder}: ground truth green, correct blue, wrong red, missed orange")
+    if failed:
+        print(f"note: {len(failed)} images could not be drawn, the first because {failed[0]}")
+
+
 def main(argv: list[str]) -> None:
     """Runs the verb that the arguments name."""
-    if argv[1:] not in ([verb] for verb in VERBS):
+    verb, more = (argv[1], argv[2:]) if argv[1:] else ("", [])
+    if verb not in VERBS or (more and verb != "compare"):
         given = f"{' '.join(argv[1:])!r} is not understood" if argv[1:] else "a verb is missing"
         raise UserError(f"{given}; choose from {', '.join(VERBS)}")
-    find_errors()
+    if verb == "compare":
+        compare_detectors(more)
+    else:
+        find_errors()
 
 
 def define_flags() -> None:
     """The flags of this program."""
     define = flags.DEFINE_string
     define("annotations", None, "COCO instances file with the ground truth.")
-    define("predictions", None, "COCO results file: a list of rows with image_id, category_id, bbox and score.")
+    flags.DEFINE_multi_string(
+        "predictions",
+        [],
+        "COCO results file: a list of rows with image_id, category_id, bbox and score. For compare: "
+        "NAME=FILE NAME=FILE ..., also with commas; a file without a name takes its own.",
+    )
+    flags.DEFINE_multi_string("info", [], "compare: NAME=FILE, JSON with parameters, images_per_second, hardware, ...")
+    define("images", None, "compare: folder of the images; those where detectors differ most are drawn.")
+    flags.DEFINE_integer("draws", compare.DRAWS, "compare: how often the images are drawn for the intervals.")
+    flags.DEFINE_integer("seed", 0, "compare: of the draws.")
+    flags.DEFINE_bool("published", None, "compare: list published figures; by default when the classes are COCO's.")
     define("output", None, "Folder for what is found.")
     flags.DEFINE_float("precision", 0.9, "Precision for which a threshold of each class is computed, too.")
 

@@ -22,14 +22,16 @@ def color(label: int) -> tuple[int, int, int]:
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def draw_boxes(image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list[str], colors: list[int]) -> Picture:
+def draw_boxes(
+    image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list[str], colors: list[int] | list[tuple]
+) -> Picture:
     """A copy of ``image`` with a frame and a text for each box, the first box on top.
 
     Args:
       image: below 320 pixels it comes back enlarged by a whole number, so that texts can be read.
       boxes_xyxy: corners in pixels of ``image``; cut at its edge where they leave it, skipped when not finite.
       texts: what to write at each box, for instance ``"cat 0.98"``, made ``legible``; ``""`` writes nothing.
-      colors: a number for each box that decides its colour, normally its class label.
+      colors: of each box, a number that decides its colour, normally its class label; or RGB, 0 to 255.
     """
     enlarged = max(1, -(-READABLE // max(image.shape[:2])))
     canvas = Image.fromarray(image)
@@ -41,8 +43,12 @@ def draw_boxes(image: Picture, boxes_xyxy: Float[np.ndarray, "n 4"], texts: list
 
     limit = np.array([canvas.width, canvas.height] * 2)
     drawable = [
-        (np.clip(np.round(box * enlarged), 0, limit).astype(int).tolist(), names.legible(text), color(label))
-        for box, text, label in zip(boxes_xyxy, texts, colors, strict=True)
+        (
+            np.clip(np.round(box * enlarged), 0, limit).astype(int).tolist(),
+            names.legible(text),
+            one if isinstance(one, tuple) else color(one),
+        )
+        for box, text, one in zip(boxes_xyxy, texts, colors, strict=True)
         if np.isfinite(box).all()
     ]
     for (x0, y0, x1, y1), _, rgb in reversed(drawable):

@@ -6,7 +6,6 @@ a higher IoU threshold only leaves fewer pairs. So the thresholds are the bits o
 pairs that overlap at all matches at every threshold. Source: ``cocoeval.py`` of pycocotools, the oracle of the tests.
 """
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -38,13 +37,28 @@ class Instances(NamedTuple):
         return self.labels * images + self.images
 
 
+class Matches(NamedTuple):
+    """What each of M detections is for A ranges of area: by class, then by descending score.
+
+    Bits are thresholds of IoU, the lowest first. A detection that neither hits nor misses is ignored.
+    """
+
+    images: Int[np.ndarray, " M"]
+    labels: Int[np.ndarray, " M"]
+    ranks: Int[np.ndarray, " M"]  # among those of its class in its image
+    hits: Int[np.ndarray, "A M"]  # where it finds an object that counts
+    misses: Int[np.ndarray, "A M"]  # where it is wrong
+    objects: Instances  # as they were given
+    counted: Bool[np.ndarray, "A N"]  # objects to find: no crowds, and in the range
+    overlaps: Float[np.ndarray, " matches"]  # of the hits at IoU 0.5, objects of every size together
+    found: Bool[np.ndarray, " N"]  # objects that are found at IoU 0.5, crowds included
+
+
 class Scores(NamedTuple):
     """By 10 IoU thresholds, 101 recall levels, K classes, A ranges of area and L limits; -1 without objects."""
 
     precision: Float[np.ndarray, "10 101 K A"]  # with the largest limit
     recall: Float[np.ndarray, "10 K A L"]
-    overlaps: Float[np.ndarray, " matches"]  # at IoU 0.5, objects of every size together
-    found: Bool[np.ndarray, " N"]  # which objects these matches found, ignored ones included
 
 
 class _Pairs(NamedTuple):
@@ -55,58 +69,76 @@ class _Pairs(NamedTuple):
     ious: Float[np.ndarray, " P"]
 
 
-def score(
+def match(
     objects: Instances,
     crowds: UInt8[np.ndarray, " N"],
     detections: Instances,
     confidences: Float[np.ndarray, " M"],
-    classes: int,
     areas: list = AREAS,
-    limits: list[int] = LIMITS,
-) -> Scores:
-    """Scores detections against the ground truth.
+    most: int = LIMITS[-1],
+) -> Matches:
+    """Matches detections with the ground truth.
 
     Args:
       objects: the ground truth.
       crowds: 1 where an object is a crowd, which is never missed and matches any number of detections.
-      detections: those to score; of equal scores the first row comes first.
+      detections: those to match; of equal scores the first row comes first.
       confidences: their scores.
-      classes: K.
       areas: ranges [from, to] in pixels, the first of every size; objects outside are ignored.
-      limits: how many detections of one class in an image count, ascending.
+      most: how many detections of one class in an image count, the best ones.
     """
     images = int(1 + max(objects.images.max(initial=0), detections.images.max(initial=0)))
     by_group = np.argsort(objects.groups(images), kind="stable")
-    objects, crowds = objects.at(by_group), crowds[by_group]
-    order, ranks = best_of_groups(detections.groups(images), confidences, limits[-1])
+    sorted_objects, sorted_crowds = objects.at(by_group), crowds[by_group]
+    order, ranks = best_of_groups(detections.groups(images), confidences, most)
     detections, confidences = detections.at(order), confidences[order]
-    pairs = _pairs(objects, crowds, detections, images)
-    ends = np.searchsorted(detections.labels, np.arange(classes + 1))  # where each class starts, and the last one ends
-    by_score = [start + np.argsort(-confidences[start:end], kind="stable") for start, end in pairwise(ends)]
+    pairs = _pairs(sorted_objects, sorted_crowds, detections, images)
 
-    precision = np.full((len(IOUS), len(RECALLS), classes, len(areas)), -1.0)
-    recall = np.full((len(IOUS), classes, len(areas), len(limits)), -1.0)
+    hits, misses = np.zeros((2, len(areas), len(order)), np.int64)
+    counted = np.zeros((len(areas), len(crowds)), bool)
     for a, area in enumerate(areas):
-        ignored = (crowds > 0) | _outside(objects, area)
-        won = _match(pairs, ignored, crowds)
+        ignored = (sorted_crowds > 0) | _outside(sorted_objects, area)
+        won = _match(pairs, ignored, sorted_crowds)
         counts = ~ignored[pairs.objects]
         if a == 0:
             matched = (won & 1).astype(bool)
             overlaps = pairs.ious[matched & counts]
             found = np.zeros(len(by_group), bool)
             found[by_group[pairs.objects[matched]]] = True
-        hits, taken = np.zeros((2, len(confidences)), np.int64)
-        np.bitwise_or.at(hits, pairs.detections[counts], won[counts])
+        taken = np.zeros(len(order), np.int64)
+        np.bitwise_or.at(hits[a], pairs.detections[counts], won[counts])
         np.bitwise_or.at(taken, pairs.detections, won)
-        misses = np.where(_outside(detections, area), 0, ~taken)
-        present = np.bincount(objects.labels[~ignored], minlength=classes)
+        misses[a] = np.where(_outside(detections, area), 0, EVERY_IOU & ~taken)
+        counted[a, by_group] = ~ignored
+    by_score = np.lexsort((-confidences, detections.labels))
+    return Matches(
+        images=detections.images[by_score],
+        labels=detections.labels[by_score],
+        ranks=ranks[by_score],
+        hits=hits[:, by_score],
+        misses=misses[:, by_score],
+        objects=objects,
+        counted=counted,
+        overlaps=overlaps,
+        found=found,
+    )
+
+
+def score(matches: Matches, classes: int, limits: list[int] = LIMITS) -> Scores:
+    """Precision and recall of K classes; ``limits``: how many detections of a class in an image count, ascending."""
+    areas = len(matches.hits)
+    ends = np.searchsorted(matches.labels, np.arange(classes + 1))  # where each class starts, and the last one ends
+    precision = np.full((len(IOUS), len(RECALLS), classes, areas), -1.0)
+    recall = np.full((len(IOUS), classes, areas, len(limits)), -1.0)
+    for a in range(areas):
+        present = np.bincount(matches.objects.labels[matches.counted[a]], minlength=classes)
         for k in np.flatnonzero(present):
-            rows = by_score[k]
-            hit = _bits(hits[rows])
-            precision[:, :, k, a] = precision_at_recalls(hit, _bits(misses[rows]), present[k])
+            rows = slice(ends[k], ends[k + 1])
+            hit = bits(matches.hits[a, rows])
+            precision[:, :, k, a] = precision_at_recalls(hit, bits(matches.misses[a, rows]), present[k])
             for n, limit in enumerate(limits):
-                recall[:, k, a, n] = hit[:, ranks[rows] < limit].sum(axis=1) / present[k]
-    return Scores(precision, recall, overlaps, found)
+                recall[:, k, a, n] = hit[:, matches.ranks[rows] < limit].sum(axis=1) / present[k]
+    return Scores(precision, recall)
 
 
 def best_of_groups(
@@ -157,7 +189,8 @@ def _match(pairs: _Pairs, ignored: np.ndarray, crowds: np.ndarray) -> Int[np.nda
     return np.array(won, np.int64)[np.argsort(order)]
 
 
-def _bits(values: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "10 N"]:
+def bits(values: Int[np.ndarray, " N"]) -> Bool[np.ndarray, "10 N"]:
+    """Whether the bit of each threshold is set."""
     return (values >> np.arange(len(IOUS))[:, None] & 1).astype(bool)
 
 

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from detr_jax import files
 from detr_jax.errors import UserError
 from detr_jax.evaluation import average_precision, plots
-from detr_jax.evaluation.average_precision import Instances, Scores
+from detr_jax.evaluation.average_precision import Instances, Matches, Scores
 
 NO_OBJECTS = "the ground truth has no objects, so there is nothing to score: AP is -1"
 MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
@@ -69,6 +69,16 @@ class CocoMetrics(NamedTuple):
 NAMES = CocoMetrics._fields[:12]
 
 
+class Truth(NamedTuple):
+    """The objects of the images that are scored."""
+
+    images: dict  # id -> rank
+    classes: dict  # id -> rank
+    names: list[str]  # of the classes, by rank
+    objects: Instances
+    crowds: UInt8[np.ndarray, " N"]
+
+
 def evaluate(
     ground_truth: dict, results: list[dict], *, image_ids: list[int] | None = None, iou_type: str = "bbox"
 ) -> CocoMetrics:
@@ -86,26 +96,21 @@ def evaluate(
     """
     truth = read_truth(ground_truth, image_ids, iou_type)
     check_results(ground_truth, results, iou_type)
-    scores = _score(truth, results, iou_type)
-    precision, recall = scores.precision, scores.recall
+    return measure(truth, _match(truth, results, iou_type), iou_type)
+
+
+def measure(truth: Truth, matches: Matches, iou_type: str = "bbox") -> CocoMetrics:
+    """The numbers of detections that have been matched with these objects."""
+    precision, recall = scores = average_precision.score(matches, len(truth.classes))
     numbers = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *(precision[..., a] for a in (1, 2, 3))]
     numbers += [*(recall[..., 0, m] for m in (0, 1, 2)), *(recall[..., a, -1] for a in (1, 2, 3))]
     return CocoMetrics(
         *(_mean_over_existing(values) for values in numbers),
-        mean_iou=float(scores.overlaps.mean()) if scores.overlaps.size else -1.0,
-        classes=_class_rows(ground_truth, truth, scores),
+        mean_iou=float(matches.overlaps.mean()) if matches.overlaps.size else -1.0,
+        classes=_class_rows(truth, scores),
         precision=precision[..., 0],
         iou_type=iou_type,
     )
-
-
-class Truth(NamedTuple):
-    """The objects of the images that are scored."""
-
-    images: dict  # id -> rank
-    classes: dict  # id -> rank
-    objects: Instances
-    crowds: UInt8[np.ndarray, " N"]
 
 
 def read_truth(ground_truth: dict, image_ids: list[int] | None = None, iou_type: str = "bbox") -> Truth:
@@ -127,7 +132,9 @@ def read_truth(ground_truth: dict, image_ids: list[int] | None = None, iou_type:
         shapes = [coco.annToRLE(annotation) for annotation in rows]
     areas = [a["bbox"][2] * a["bbox"][3] if a.get("area") is None else a["area"] for a in rows]
     crowds = np.array([bool(annotation.get("iscrowd")) for annotation in rows], np.uint8)
-    return Truth(images, classes, _instances(rows, images, classes, areas, shapes), crowds)
+    names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
+    objects = _instances(rows, images, classes, areas, shapes)
+    return Truth(images, classes, [names[category_id] for category_id in classes], objects, crowds)
 
 
 def _ranks(ids) -> dict:
@@ -183,9 +190,9 @@ def read_detections(truth: Truth, results: list[dict], iou_type: str) -> tuple[I
     return _instances(rows, truth.images, truth.classes, areas, shapes), confidences
 
 
-def _score(truth: Truth, results: list[dict], iou_type: str, **options) -> Scores:
+def _match(truth: Truth, results: list[dict], iou_type: str, **options) -> Matches:
     found = read_detections(truth, results, iou_type)
-    return average_precision.score(truth.objects, truth.crowds, *found, len(truth.classes), **options)
+    return average_precision.match(truth.objects, truth.crowds, *found, **options)
 
 
 def _mean_over_existing(values: np.ndarray) -> float:
@@ -194,17 +201,16 @@ def _mean_over_existing(values: np.ndarray) -> float:
     return float(existing.mean()) if existing.size else -1.0
 
 
-def _class_rows(ground_truth: dict, truth: Truth, scores: Scores) -> list[ClassMetrics]:
-    names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
+def _class_rows(truth: Truth, scores: Scores) -> list[ClassMetrics]:
     precision, recall = scores.precision[..., 0], scores.recall[:, :, 0, -1]
     real = truth.crowds == 0
-    objects = np.bincount(truth.objects.labels[real], minlength=len(names))
+    objects = np.bincount(truth.objects.labels[real], minlength=len(truth.names))
     pairs = np.unique(truth.objects.groups(len(truth.images))[real])  # of class and image
-    images = np.bincount(pairs // len(truth.images), minlength=len(names))
+    images = np.bincount(pairs // len(truth.images), minlength=len(truth.names))
     return [
         ClassMetrics(
             id=int(category_id),
-            name=names[category_id],
+            name=truth.names[k],
             AP=_mean_over_existing(precision[:, :, k]),
             AP50=_mean_over_existing(precision[0, :, k]),
             AP75=_mean_over_existing(precision[5, :, k]),
@@ -297,11 +303,13 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
         ground_truth = {**ground_truth, "annotations": kept}
     (image_id, class_id), most = Counter((a["image_id"], a["category_id"]) for a in objects).most_common(1)[0]
     # Without COCO's limit on detections, which lowers AP but is no fault of the data.
-    every_size, limits = average_precision.AREAS[:1], [max(MAX_DETECTIONS, most)]
-    scores = _score(read_truth(ground_truth, None, "bbox"), results, "bbox", areas=every_size, limits=limits)
+    every_size, most_counted = average_precision.AREAS[:1], max(MAX_DETECTIONS, most)
+    truth = read_truth(ground_truth)
+    matches = _match(truth, results, "bbox", areas=every_size, most=most_counted)
+    scores = average_precision.score(matches, len(truth.classes), [most_counted])
     AP, AP50 = _mean_over_existing(scores.precision), _mean_over_existing(scores.precision[0])
     if AP50 < 1 - 1e-9:
-        pairs = zip(ground_truth["annotations"], scores.found.tolist(), strict=True)
+        pairs = zip(ground_truth["annotations"], matches.found.tolist(), strict=True)
         missed = [a.get("id") for a, found in pairs if not found and not a.get("iscrowd")]
         raise UserError(
             f"ground truth scored as predictions gives AP {AP:.4f} instead of 1 because boxes lie mostly outside of "

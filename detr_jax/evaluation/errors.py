@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from detr_jax import files
-from detr_jax.evaluation import calibration, coco_eval
+from detr_jax.evaluation import calibration, coco_eval, operating_points
+from detr_jax.evaluation.average_precision import match
 from detr_jax.evaluation.calibration import Recalibrated, Reliability
 from detr_jax.evaluation.coco_eval import CocoMetrics
 from detr_jax.evaluation.confusion import confusion_matrix, most_confused
@@ -23,7 +24,6 @@ from detr_jax.evaluation.suspects import ImageErrors, Suspect, find_suspects, ra
 from detr_jax.evaluation.tide import TYPES, Tide, find_errors
 
 FORMAT = 1  # of errors.json
-NEVER = 1.01  # the threshold of a class of which nothing is correct
 
 
 class Analysis(NamedTuple):
@@ -60,8 +60,7 @@ class Analysis(NamedTuple):
     @property
     def mean_lrp(self) -> float:
         """Of the classes with objects; -1 without any."""
-        values = [lrp.value for lrp in self.lrp if lrp]
-        return float(np.mean(values)) if values else -1.0
+        return operating_points.mean_lrp(self.lrp)
 
     def count(self, kind: str) -> int:
         """Detections of a type of TIDE that reach their threshold."""
@@ -76,18 +75,15 @@ def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9) -> 
       results: checked rows of the COCO results format.
       precision: for which a threshold of each class is computed, too.
     """
-    metrics = coco_eval.evaluate(ground_truth, results)
     truth = coco_eval.read_truth(ground_truth)
     detections, scores = coco_eval.read_detections(truth, results, "bbox")
+    metrics = coco_eval.measure(truth, match(truth.objects, truth.crowds, detections, scores))
     classes, images = len(truth.classes), len(truth.images)
     pairing = pair(truth.objects, truth.crowds > 0, detections, scores, images)
     tide = find_errors(pairing, classes)
     curves = draw_curves(pairing, classes)
     points = [best_f1(curve) for curve in curves]
-    thresholds = np.array([point.threshold if point else NEVER for point in points])
-    shown = ~pairing.ignored & (pairing.scores >= thresholds[pairing.detections.labels])
-    found = pairing.found.copy()
-    found[found] = shown[pairing.found_by[found]]
+    thresholds, shown, found = operating_points.apply_points(pairing, points)
     table = {image["id"]: image for image in ground_truth["images"]}
     ordered = [table[image_id] for image_id in truth.images]
     sizes = np.array([[image.get("height") or np.inf, image.get("width") or np.inf] for image in ordered], float)

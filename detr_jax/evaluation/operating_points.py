@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from detr_jax.evaluation.pairing import FOREGROUND, Pairing
+
+NEVER = 1.01  # the threshold of a class of which nothing is correct
 
 
 class Curve(NamedTuple):
@@ -83,6 +85,23 @@ def with_precision(curve: Curve, precision: float) -> Point | None:
 def _point(curve: Curve, index: int) -> Point:
     values = (curve.scores[index], curve.precision[index], curve.recall[index], curve.f1[index])
     return Point(*(float(value) for value in values))
+
+
+def apply_points(
+    pairing: Pairing, points: list[Point | None]
+) -> tuple[Float[np.ndarray, " K"], Bool[np.ndarray, " M"], Bool[np.ndarray, " N"]]:
+    """The threshold of each class, the detections that reach it, and the objects that these find."""
+    thresholds = np.array([point.threshold if point else NEVER for point in points])
+    shown = ~pairing.ignored & (pairing.scores >= thresholds[pairing.detections.labels])
+    found = pairing.found.copy()
+    found[found] = shown[pairing.found_by[found]]
+    return thresholds, shown, found
+
+
+def mean_lrp(lrp: list[Lrp | None]) -> float:
+    """Of the classes with objects; -1 without any."""
+    values = [one.value for one in lrp if one]
+    return float(np.mean(values)) if values else -1.0
 
 
 def optimal_lrp(curve: Curve) -> Lrp | None:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from detr_jax.evaluation.pairing import Pairing
 from detr_jax.evaluation.tide import TYPES, Tide
@@ -53,6 +53,15 @@ def find_suspects(pairing: Pairing, tide: Tide) -> list[Suspect]:
     return found
 
 
+def count_errors(
+    pairing: Pairing, shown: Bool[np.ndarray, " M"], found: Bool[np.ndarray, " N"], images: int
+) -> tuple[Int[np.ndarray, " I"], Int[np.ndarray, " I"]]:
+    """The false positives and the missed objects of each image; the arguments are those of ``rank_images``."""
+    wrong = shown & ~pairing.correct & ~pairing.ignored
+    false_positives = np.bincount(pairing.detections.images[wrong], minlength=images)
+    return false_positives, np.bincount(pairing.objects.images[~found], minlength=images)
+
+
 def rank_images(
     pairing: Pairing, shown: Bool[np.ndarray, " M"], found: Bool[np.ndarray, " N"], images: int
 ) -> list[ImageErrors]:
@@ -62,9 +71,7 @@ def rank_images(
       shown: which detections reach the threshold of their class.
       found: which objects are found by these.
     """
-    wrong = shown & ~pairing.correct & ~pairing.ignored
-    false_positives = np.bincount(pairing.detections.images[wrong], minlength=images)
-    missed = np.bincount(pairing.objects.images[~found], minlength=images)
+    false_positives, missed = count_errors(pairing, shown, found, images)
     order = np.argsort(-(false_positives + missed), kind="stable")
     rows = [ImageErrors(int(i), int(false_positives[i]), int(missed[i])) for i in order]
     return [row for row in rows if row.errors]

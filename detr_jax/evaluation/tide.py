@@ -52,10 +52,9 @@ def find_errors(pairing: Pairing, classes: int) -> Tide:
         return np.bincount(pairing.objects.labels[chosen], minlength=classes)
 
     total = count(np.ones(len(missed), bool))
-    base = _average_precision(
-        pairing, pairing.detections.labels, pairing.correct, ~ignored, total, np.arange(len(kinds))
-    )
-    errors_first = np.argsort(pairing.correct, kind="stable")  # of equal scores, as in tidecv
+    by_score = np.argsort(-pairing.scores, kind="stable")
+    base = _average_precision(pairing, pairing.detections.labels, pairing.correct, ~ignored, total, by_score)
+    errors_first = np.lexsort((pairing.correct, -pairing.scores))  # of equal scores, as in tidecv
 
     def gain(correct, kept, objects, labels=pairing.detections.labels) -> float:
         return _average_precision(pairing, labels, correct, kept, objects, errors_first) - base
@@ -111,13 +110,14 @@ def _average_precision(
       labels, correct: of each detection, after a correction.
       kept: which detections are left.
       objects: how many there are to find.
-      order: of detections with equal scores.
+      order: all detections by descending score.
     """
     order = order[kept[order]]
-    order = order[np.argsort(-pairing.scores[order], kind="stable")]
+    order = order[np.argsort(labels[order], kind="stable")]
+    ends = np.searchsorted(labels[order], np.arange(len(objects) + 1))
     values = []
     for k in np.unique(pairing.objects.labels):
-        hits = correct[order[labels[order] == k]][None]
+        hits = correct[order[ends[k] : ends[k + 1]]][None]
         if objects[k]:
             values.append(precision_at_recalls(hits, ~hits, objects[k]).mean())
         elif hits.size:

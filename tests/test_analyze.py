@@ -1,4 +1,4 @@
-"""``python -m detr_jax.analyze errors`` as a user types it: an answer in words and in files, or one sentence."""
+"""``python -m detr_jax.analyze`` as a user types it: an answer in words and in files, or one sentence."""
 
 import json
 
@@ -16,6 +16,7 @@ def folder(tmp_path_factory):
     (folder / "dt.json").write_text(json.dumps(results))
     (folder / "other.json").write_text(json.dumps([{**results[0], "image_id": 999}]))
     (folder / "few.json").write_text(json.dumps([]))
+    (folder / "info.json").write_text(json.dumps({"parameters": 41_300_000}))
     return folder
 
 
@@ -24,6 +25,9 @@ def answers(programs, folder):
     def flags(predictions: str = "dt.json", output: str = "out", *more: str) -> list[str]:
         return ["errors", f"--annotations={folder / 'gt.json'}", f"--predictions={folder / predictions}",
                 f"--output={folder / output}", *more]  # fmt: skip
+
+    def versus(output: str, *more: str) -> list[str]:
+        return ["compare", f"--annotations={folder / 'gt.json'}", f"--output={folder / output}", "--predictions", *more]
 
     commands = {
         "good": flags(),
@@ -35,6 +39,13 @@ def answers(programs, folder):
         "missing file": flags("nothing.json", "never"),
         "output is a file": flags("dt.json", "gt.json"),
         "odd precision": flags("dt.json", "never", "--precision=2"),
+        "compare": versus("compared", f"all={folder / 'dt.json'}", f"few={folder / 'few.json'}"),
+        "one alone": versus("alone", f"{folder / 'dt.json'}", "--published"),
+        "one name twice": versus("never", f"a={folder / 'dt.json'}", f"a={folder / 'few.json'}"),
+        "two for errors": flags("dt.json", "never", f"--predictions={folder / 'few.json'}"),
+        "few draws": versus("never", f"{folder / 'dt.json'}", "--draws=1"),
+        "info of nobody": versus("never", f"{folder / 'dt.json'}", f"--info=b={folder / 'info.json'}"),
+        "no photos": versus("never", f"{folder / 'dt.json'}", "--images=nowhere"),
     }
     return dict(zip(commands, programs.run_all("analyze", list(commands.values())), strict=True))
 
@@ -56,8 +67,38 @@ def test_an_empty_file_of_results_is_analysed(answers, folder):
     assert json.loads((folder / "empty/errors.json").read_text())["AP"] == 0
 
 
+def test_detectors_are_set_side_by_side(answers, folder):
+    done = answers["compare"]
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "all is better than few: " in done.stdout and "few has no detections" in done.stdout
+    written = json.loads((folder / "compared/compare.json").read_text())
+    alone = json.loads((folder / "out/errors.json").read_text())
+    assert set(written["detectors"]) == {"all", "few"} and written["published"] == []
+    for key in ("AP", "AP50", "AR100", "mean_iou"):
+        assert written["detectors"]["all"][key] == alone[key]
+    assert written["detectors"]["all"]["tide"] == alone["tide"]
+    (row,) = (row for row in written["differences"] if row["metric"] == "AP" and row["class"] is None)
+    assert row["pair"] == ["few", "all"] and row["low"] <= row["estimate"] <= row["high"] < 0
+    assert {path.name for path in (folder / "compared").iterdir()} == {
+        "compare.json", "compare.csv", "compare.md", "differences.csv", "per_class.csv", "images.csv", "published.csv",
+        "ap.png", "error_types.png", "classes.png",
+    }  # fmt: skip
+
+
+def test_one_detector_is_set_beside_published_figures(answers, folder):
+    done = answers["one alone"]
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "published, not measured here" in done.stdout and "are for another dataset" in done.stdout
+    assert len(json.loads((folder / "alone/compare.json").read_text())["published"]) > 40
+
+
 MISTAKES = {
-    "no verb": ["a verb is missing", "choose from errors"],
+    "one name twice": ["are named 'a'"],
+    "two for errors": ["errors takes one file of --predictions, not 2"],
+    "few draws": ["--draws=1 must be 50 to"],
+    "info of nobody": ["--info names 'b'"],
+    "no photos": ["--images=nowhere is no folder"],
+    "no verb": ["a verb is missing", "choose from errors, compare"],
     "another verb": ["'mistakes' is not understood"],
     "nothing": ["--annotations is missing"],
     "other images": ["images that the ground truth does not have: 999"],

@@ -37,7 +37,7 @@ class Instances(NamedTuple):
         return self.labels * images + self.images
 
 
-class Matches(NamedTuple):
+class MatchTable(NamedTuple):
     """What each of M detections is for A ranges of area: by class, then by descending score.
 
     Bits are thresholds of IoU, the lowest first. A detection that neither hits nor misses is ignored.
@@ -69,15 +69,15 @@ class _Pairs(NamedTuple):
     ious: Float[np.ndarray, " P"]
 
 
-def match(
+def match_all(
     objects: Instances,
     crowds: UInt8[np.ndarray, " N"],
     detections: Instances,
     confidences: Float[np.ndarray, " M"],
     areas: list = AREAS,
     most: int = LIMITS[-1],
-) -> Matches:
-    """Matches detections with the ground truth.
+) -> MatchTable:
+    """MatchTable detections with the ground truth.
 
     Args:
       objects: the ground truth.
@@ -111,7 +111,7 @@ def match(
         misses[a] = np.where(_outside(detections, area), 0, EVERY_IOU & ~taken)
         counted[a, by_group] = ~ignored
     by_score = np.lexsort((-confidences, detections.labels))
-    return Matches(
+    return MatchTable(
         images=detections.images[by_score],
         labels=detections.labels[by_score],
         ranks=ranks[by_score],
@@ -124,7 +124,7 @@ def match(
     )
 
 
-def score(matches: Matches, classes: int, limits: list[int] = LIMITS) -> Scores:
+def score(matches: MatchTable, classes: int, limits: list[int] = LIMITS) -> Scores:
     """Precision and recall of K classes; ``limits``: how many detections of a class in an image count, ascending."""
     areas = len(matches.hits)
     ends = np.searchsorted(matches.labels, np.arange(classes + 1))  # where each class starts, and the last one ends

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-from detr_jax.evaluation.average_precision import EVERY_IOU, IOUS, RECALLS, Matches
+from detr_jax.evaluation.average_precision import EVERY_IOU, IOUS, RECALLS, MatchTable
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 AT_ONCE = 1 << 22  # numbers that are computed together: of all draws unless a class has very many objects
@@ -32,7 +32,7 @@ def draw_images(images: int, draws: int, seed: int) -> Int[np.ndarray, "I R"]:
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), draws).T
 
 
-def score_draws(matches: Matches, classes: int, weights: Int[np.ndarray, "I R"]) -> Draws:
+def score_draws(matches: MatchTable, classes: int, weights: Int[np.ndarray, "I R"]) -> Draws:
     """COCO's numbers of each draw.
 
     Args:
@@ -49,7 +49,7 @@ def score_draws(matches: Matches, classes: int, weights: Int[np.ndarray, "I R"])
     return Draws(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _score_some(matches: Matches, classes: int, weights: Float[np.ndarray, "I R"]) -> Draws:
+def _score_some(matches: MatchTable, classes: int, weights: Float[np.ndarray, "I R"]) -> Draws:
     areas, draws = len(matches.hits), weights.shape[1]
     values = np.full((areas, classes, len(IOUS), draws), np.nan)
     ends = np.searchsorted(matches.labels, np.arange(classes + 1))

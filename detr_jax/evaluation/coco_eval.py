@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from detr_jax import files
 from detr_jax.errors import UserError
 from detr_jax.evaluation import average_precision, plots
-from detr_jax.evaluation.average_precision import Instances, Matches, Scores
+from detr_jax.evaluation.average_precision import Instances, MatchTable, Scores
 
 NO_OBJECTS = "the ground truth has no objects, so there is nothing to score: AP is -1"
 MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
@@ -96,10 +96,10 @@ def evaluate(
     """
     truth = read_truth(ground_truth, image_ids, iou_type)
     check_results(ground_truth, results, iou_type)
-    return measure(truth, _match(truth, results, iou_type), iou_type)
+    return summarise(truth, _match(truth, results, iou_type), iou_type)
 
 
-def measure(truth: Truth, matches: Matches, iou_type: str = "bbox") -> CocoMetrics:
+def summarise(truth: Truth, matches: MatchTable, iou_type: str = "bbox") -> CocoMetrics:
     """The numbers of detections that have been matched with these objects."""
     precision, recall = scores = average_precision.score(matches, len(truth.classes))
     numbers = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *(precision[..., a] for a in (1, 2, 3))]
@@ -190,9 +190,9 @@ def read_detections(truth: Truth, results: list[dict], iou_type: str) -> tuple[I
     return _instances(rows, truth.images, truth.classes, areas, shapes), confidences
 
 
-def _match(truth: Truth, results: list[dict], iou_type: str, **options) -> Matches:
+def _match(truth: Truth, results: list[dict], iou_type: str, **options) -> MatchTable:
     found = read_detections(truth, results, iou_type)
-    return average_precision.match(truth.objects, truth.crowds, *found, **options)
+    return average_precision.match_all(truth.objects, truth.crowds, *found, **options)
 
 
 def _mean_over_existing(values: np.ndarray) -> float:

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from detr_jax.evaluation import bootstrap, calibration, coco_eval
-from detr_jax.evaluation.average_precision import Instances, Matches, match
+from detr_jax.evaluation.average_precision import Instances, MatchTable, match_all
 from detr_jax.evaluation.bootstrap import NUMBERS, Draws
 from detr_jax.evaluation.coco_eval import CocoMetrics, Truth
 from detr_jax.evaluation.operating_points import apply_points, best_f1, draw_curves, mean_lrp, optimal_lrp
 from detr_jax.evaluation.pairing import pair
-from detr_jax.evaluation.suspects import count_errors
+from detr_jax.evaluation.suspects import count_mistakes
 from detr_jax.evaluation.tide import Tide, find_errors
 
 DRAWS = 300
@@ -135,8 +135,8 @@ def measure_detector(bench: Bench, name: str, results: list[dict]) -> Measured:
     """Measures one detector by its checked rows of the COCO results format."""
     truth, images, classes = bench.truth, len(bench.truth.images), len(bench.truth.classes)
     detections, scores = coco_eval.read_detections(truth, results, "bbox")
-    matches = match(truth.objects, truth.crowds, detections, scores)
-    metrics = coco_eval.measure(truth, matches)
+    matches = match_all(truth.objects, truth.crowds, detections, scores)
+    metrics = coco_eval.summarise(truth, matches)
     draws = bootstrap.score_draws(matches, classes, bench.weights)
     pairing = pair(truth.objects, truth.crowds > 0, detections, scores, images)
     curves = draw_curves(pairing, classes)
@@ -148,7 +148,7 @@ def measure_detector(bench: Bench, name: str, results: list[dict]) -> Measured:
         for column, (key, value) in enumerate(numbers.items())
         if value >= 0
     }
-    false_positives, missed = count_errors(pairing, shown, found, images)
+    false_positives, missed = count_mistakes(pairing, shown, found, images)
     return Measured(
         name=name,
         metrics=metrics,
@@ -199,7 +199,7 @@ def _subtract(one: Measured, other: Measured) -> Difference:
     return Difference(one.name, other.name, numbers, classes, other.errors - one.errors)
 
 
-def _count_images(matches: Matches) -> dict[str, int]:
+def _count_images(matches: MatchTable) -> dict[str, int]:
     every, *sizes = [len(np.unique(matches.objects.images[counted])) for counted in matches.counted]
     return dict(zip(NUMBERS, [every, every, every, *sizes], strict=True))
 

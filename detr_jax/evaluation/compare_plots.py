@@ -62,7 +62,7 @@ def _draw_published(panel: Axes, detectors: list[Measured], rows: list[Published
         panel.axvline(100 * detector.metrics.AP, color=f"C{i % 10}", linestyle="--", linewidth=1)
     labels = [f"{row.name}, {row.epochs} epochs" if row.epochs else row.name for row in rows]
     panel.set_yticks(places, labels, fontsize=8)
-    panel.set(xlabel="AP on COCO 2017 val", title="published, not measured here (lines: measured)")
+    panel.set(xlabel="AP on COCO 2017 val", title="published, not measured here\n(dashed: measured here)")
     panel.grid(axis="x", alpha=0.3)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from detr_jax import files
 from detr_jax.evaluation import calibration, coco_eval, operating_points
-from detr_jax.evaluation.average_precision import match
+from detr_jax.evaluation.average_precision import match_all
 from detr_jax.evaluation.calibration import Recalibrated, Reliability
 from detr_jax.evaluation.coco_eval import CocoMetrics
 from detr_jax.evaluation.confusion import confusion_matrix, most_confused
@@ -77,7 +77,7 @@ def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9) -> 
     """
     truth = coco_eval.read_truth(ground_truth)
     detections, scores = coco_eval.read_detections(truth, results, "bbox")
-    metrics = coco_eval.measure(truth, match(truth.objects, truth.crowds, detections, scores))
+    metrics = coco_eval.summarise(truth, match_all(truth.objects, truth.crowds, detections, scores))
     classes, images = len(truth.classes), len(truth.images)
     pairing = pair(truth.objects, truth.crowds > 0, detections, scores, images)
     tide = find_errors(pairing, classes)

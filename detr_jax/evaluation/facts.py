@@ -51,6 +51,6 @@ def describe_facts(facts: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def count_parameters(number: float | None) -> str:
+def count_parameters(number: int | float | None) -> str:
     """In millions; "-" where it is not known."""
     return "-" if number is None else f"{number / 1e6:.1f} M"

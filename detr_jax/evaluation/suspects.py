@@ -53,7 +53,7 @@ def find_suspects(pairing: Pairing, tide: Tide) -> list[Suspect]:
     return found
 
 
-def count_errors(
+def count_mistakes(
     pairing: Pairing, shown: Bool[np.ndarray, " M"], found: Bool[np.ndarray, " N"], images: int
 ) -> tuple[Int[np.ndarray, " I"], Int[np.ndarray, " I"]]:
     """The false positives and the missed objects of each image; the arguments are those of ``rank_images``."""
@@ -71,7 +71,7 @@ def rank_images(
       shown: which detections reach the threshold of their class.
       found: which objects are found by these.
     """
-    false_positives, missed = count_errors(pairing, shown, found, images)
+    false_positives, missed = count_mistakes(pairing, shown, found, images)
     order = np.argsort(-(false_positives + missed), kind="stable")
     rows = [ImageErrors(int(i), int(false_positives[i]), int(missed[i])) for i in order]
     return [row for row in rows if row.errors]

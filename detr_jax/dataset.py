@@ -1,12 +1,15 @@
 """Everything about data before training: prepare it, check it, look at it, count it, draw a synthetic set.
 
-python -m detr_jax.dataset prepare --name=cells --data_dir=data --root=FOLDER
+python -m detr_jax.dataset prepare --name=cells --data_dir=data --root=FOLDER   (COCO, Pascal VOC, YOLO or CSV)
 python -m detr_jax.dataset check   --root=FOLDER                (or --name=cells --data_dir=data)
+python -m detr_jax.dataset convert --root=FOLDER --to=voc --output=NEW  (or coco, yolo, csv)
 python -m detr_jax.dataset show    --name=cells --data_dir=data --split=train --n=16 --output=grid.png
 python -m detr_jax.dataset stats   --name=cells --data_dir=data
 python -m detr_jax.dataset shapes  --root=FOLDER                (with --name=shapes also prepared)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,15 @@ from absl import flags
 
 from detr_jax import cli, drawing
 from detr_jax.datasets import shapes
+from detr_jax.datasets.conversion import IMAGE_CHOICES, convert_folder
 from detr_jax.datasets.defects import EXAMPLES, Defect, DefectiveData, printable
 from detr_jax.datasets.examination import Sightings
-from detr_jax.datasets.folders import SplitFolder, find_splits, merge_classes
+from detr_jax.datasets.folders import SplitFolder, merge_classes
 from detr_jax.datasets.inspection import Inspection, count_objects, inspect_folder, inspect_split
+from detr_jax.datasets.layouts import TITLES
 from detr_jax.datasets.prepare import Summary, prepare_dataset
 from detr_jax.datasets.split import find_damage, open_split, split_names
+from detr_jax.datasets.user_folder import DEFAULT, FolderOptions, opened_root, prepare_folder
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import decode
 from detr_jax.structures import Categories
@@ -32,7 +38,13 @@ def define_flags() -> None:
     """Defines the flags of all verbs."""
     flags.DEFINE_string("name", None, "Name of the prepared dataset: lower case letters, digits and underscores.")
     flags.DEFINE_string("data_dir", "data", "Folder of all prepared datasets.")
-    flags.DEFINE_string("root", None, "Folder in COCO or Roboflow layout; for shapes, the new folder to write.")
+    flags.DEFINE_string(
+        "root", None, "Folder of images and annotations: COCO, Pascal VOC, YOLO, CSV. shapes: to write."
+    )
+    flags.DEFINE_enum("format", DEFAULT.format, ("auto", *TITLES), "Format of --root, if it is not to be guessed.")
+    flags.DEFINE_float("val_share", DEFAULT.val_share, "prepare: share of --root that becomes val if there is none.")
+    flags.DEFINE_integer("split_seed", DEFAULT.split_seed, "prepare: another seed chooses other images for val.")
+    flags.DEFINE_enum("voc_offset", None, ("0", "1"), "Pascal VOC: 1 if pixels count from 1, as in the VOC devkit.")
     for split in SPLITS:
         flags.DEFINE_string(f"{split}_images", None, f"Folder of the {split} images, instead of --root.")
         flags.DEFINE_string(f"{split}_annotations", None, f"COCO instances JSON of the {split} images.")
@@ -43,29 +55,31 @@ def define_flags() -> None:
     flags.DEFINE_bool("quick", False, "prepare, check: look at the header of each image only; decode none.")
     flags.DEFINE_string("split", None, "check, show, stats: which split, such as train or val[:100].")
     flags.DEFINE_integer("n", 16, "show: number of images, spread evenly over the split.")
-    flags.DEFINE_string("output", "grid.png", "show: the picture to write.")
+    flags.DEFINE_string("output", None, "show: the picture to write (grid.png). convert: the new folder.")
+    flags.DEFINE_enum("to", None, list(TITLES), "convert: format of the new folder.")
+    flags.DEFINE_enum("images", "link", IMAGE_CHOICES, "convert: how images get into the new folder, if they do.")
     for name, default in shapes.DEFAULT._asdict().items():
         flags.DEFINE_integer(name, default, f"shapes: {shapes.MEANING[name]}.")
 
 
 def prepare() -> None:
-    """Images and COCO annotations -> DATA_DIR/NAME, a line for each split, and what is odd about it."""
+    """Images and annotations -> DATA_DIR/NAME, a line for each split, and what is odd about it."""
+    name, explicit = _dataset_name(), _explicit_folders()
+    choices = {key: FLAGS[key].value for key in ("overwrite", "skip_missing", "skip_broken", "quick")}
+    notes = []
     try:
-        summaries = prepare_dataset(
-            _split_folders(),
-            FLAGS.data_dir,
-            _dataset_name(),
-            overwrite=FLAGS.overwrite,
-            skip_missing=FLAGS.skip_missing,
-            skip_broken=FLAGS.skip_broken,
-            quick=FLAGS.quick,
-        )
+        if explicit:
+            summaries = prepare_dataset(explicit, FLAGS.data_dir, name, **choices)
+        else:
+            _, summaries, notes = prepare_folder(FLAGS.root, name, FLAGS.data_dir, _folder_options(), **choices)
     except DefectiveData as error:
-        for name, found in error.defects.items():
-            _print_defects(name, found)
+        for split, found in error.defects.items():
+            _print_defects(split, found)
         raise
-    for name, summary in summaries.items():
-        _print_summary(name, summary)
+    for note in notes:
+        print(note)
+    for split, summary in summaries.items():
+        _print_summary(split, summary)
 
 
 def check() -> int:
@@ -83,8 +97,9 @@ def check() -> int:
                 damages.append(f"{name}: {error}")
                 print(damages[-1])
     else:
-        for name, folder in _split_folders().items():
-            found[name] = inspect_folder(folder, name, sightings, FLAGS.quick)
+        with _split_folders() as folders:
+            for name, folder in folders.items():
+                found[name] = inspect_folder(folder, name, sightings, FLAGS.quick)
     for name, inspection in found.items():
         _print_inspection(name, inspection)
     stopping = sum(d.count for inspection in found.values() for d in inspection.defects if d.stops) + len(damages)
@@ -108,8 +123,19 @@ def show() -> None:
         names = [split.categories.names[label] for label in record.labels]
         image = decode(record.image, tuple(split.sizes[row].tolist()))
         drawn.append(drawing.draw_boxes(image, record.boxes_xyxy_pixels, names, record.labels.tolist()))
-    drawing.save(drawing.grid(drawn, columns=int(np.ceil(len(drawn) ** 0.5))), FLAGS.output)
-    print(f"{FLAGS.output}: {len(drawn)} of {len(split):,} images")
+    output = FLAGS.output or "grid.png"
+    drawing.save(drawing.grid(drawn, columns=int(np.ceil(len(drawn) ** 0.5))), output)
+    print(f"{output}: {len(drawn)} of {len(split):,} images")
+
+
+def convert() -> None:
+    """Writes a folder in another format, and says what that format cannot hold."""
+    if not (FLAGS.to and FLAGS.output):
+        raise UserError("pass --to=FORMAT (coco, voc, yolo or csv) and --output=FOLDER, the new folder")
+    with _split_folders() as folders:
+        for line in convert_folder(folders, FLAGS.to, FLAGS.output, FLAGS.images, int(FLAGS.voc_offset or 0)):
+            print(line)
+    print(f"{FLAGS.output}: written as {TITLES[FLAGS.to]}")
 
 
 def stats() -> None:
@@ -141,7 +167,14 @@ def draw_shapes() -> None:
         print(f"{Path(FLAGS.data_dir) / FLAGS.name}: prepared")
 
 
-VERBS = {"prepare": prepare, "check": check, "show": show, "stats": stats, "shapes": draw_shapes}
+VERBS = {
+    "prepare": prepare,
+    "check": check,
+    "convert": convert,
+    "show": show,
+    "stats": stats,
+    "shapes": draw_shapes,
+}
 
 
 def _dataset_name() -> str:
@@ -150,8 +183,8 @@ def _dataset_name() -> str:
     return FLAGS.name
 
 
-def _split_folders() -> dict[str, SplitFolder]:
-    """The splits that the flags describe: explicit paths, or what is found in --root."""
+def _explicit_folders() -> dict[str, SplitFolder]:
+    """The splits whose paths are given; none if there is --root."""
     given = {name: (FLAGS[f"{name}_images"].value, FLAGS[f"{name}_annotations"].value) for name in SPLITS}
     for name, (images, annotations) in given.items():
         if bool(images) != bool(annotations):
@@ -160,15 +193,33 @@ def _split_folders() -> dict[str, SplitFolder]:
                 f"--{name}_{missing} is missing: pass it with --{name}_{'images' if annotations else 'annotations'}"
             )
     explicit = {
-        name: SplitFolder(*(Path(path).expanduser() for path in pair)) for name, pair in given.items() if all(pair)
+        name: SplitFolder(*(Path(path).expanduser() for path in pair), allow_outside=FLAGS.allow_outside)
+        for name, pair in given.items()
+        if all(pair)
     }
     if bool(explicit) == bool(FLAGS.root):
         raise UserError(
             "pass either --root=FOLDER or explicit paths (--train_images, --train_annotations, --val_images, "
             f"--val_annotations){', not both' if explicit else ''}"
         )
-    folders = explicit or find_splits(FLAGS.root)
-    return {name: folder._replace(allow_outside=FLAGS.allow_outside) for name, folder in folders.items()}
+    return explicit
+
+
+def _folder_options() -> FolderOptions:
+    offset = None if FLAGS.voc_offset is None else int(FLAGS.voc_offset)
+    return FolderOptions(FLAGS.format, FLAGS.val_share, FLAGS.split_seed, offset, FLAGS.allow_outside)
+
+
+@contextmanager
+def _split_folders() -> Iterator[dict[str, SplitFolder]]:
+    """The splits that the flags describe, as they are: explicit paths, or what is found in --root."""
+    if explicit := _explicit_folders():
+        yield explicit
+        return
+    with opened_root(FLAGS.root, _folder_options()._replace(val_share=0), (FLAGS.data_dir,)) as opened:
+        for note in opened.notes:
+            print(note)
+        yield opened.splits
 
 
 def _print_summary(name: str, summary: Summary) -> None:

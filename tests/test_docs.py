@@ -62,7 +62,7 @@ def test_settings_exist(page):
     known = {one.name for one in settings(Config())}
     flags = set(re.findall(r"--config\.([a-z]\w*(?:\.\w+)*)", text))
     quoted = set(re.findall(r"`((?:model|data|loss|optim|train)\.\w+)(?:=[^`]*)?`", text))
-    files = {"train.py", "train.log", "model.safetensors"}
+    files = {"train.py", "train.log", "train.csv", "data.yaml", "model.safetensors"}
     assert flags | quoted - files <= known, (flags | quoted - files) - known
 
 

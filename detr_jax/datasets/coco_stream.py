@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 
 from detr_jax.datasets import coco, defects
 from detr_jax.datasets.annotation_file import ENTRIES, UNREADABLE, Entry, read_entries
-from detr_jax.datasets.defects import NAMED, Culprits, Defect, shown
+from detr_jax.datasets.defects import NAMED, Culprits, Defect, shorten, shown
 from detr_jax.datasets.normalise import LARGEST_ID, normalise
 from detr_jax.structures import Categories
 
@@ -246,14 +246,18 @@ def collect(kind: str, wrong: Bool[np.ndarray, " n"], name: Callable[[int], str]
 
 
 def describe_annotation(file: CocoFile, row: int) -> str:
-    """Names one annotation by its id, or by its place in the file where it has none, and by its image."""
+    """Names one annotation by its id, or by its place in the file where it has none, and by its image.
+
+    What was made from another format is also named by the file and the object there.
+    """
+    with open(file.path, "rb", buffering=0) as stream:
+        (text,) = _read_spans(stream.fileno(), [file.spans[row].tolist()])
+    own = normalise("annotations", json.loads(text))
     name = str(file.annotation_ids[row])
     if file.annotation_ids[row] < 0:
-        with open(file.path, "rb", buffering=0) as stream:
-            (text,) = _read_spans(stream.fileno(), [file.spans[row].tolist()])
-        own = normalise("annotations", json.loads(text))
         name = shown(own["id"]) if "id" in own else f"number {row + 1}"
-    return f"annotation {name} of image {file.image_id_of[row]}"
+    source = f" ({shorten(str(own['source']))})" if "source" in own else ""
+    return f"annotation {name} of image {file.image_id_of[row]}{source}"
 
 
 def mark_repeats(values: Shaped[np.ndarray, "..."]) -> Bool[np.ndarray, " n"]:

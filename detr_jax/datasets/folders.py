@@ -23,12 +23,20 @@ class SplitFolder(NamedTuple):
     images: Path
     annotations: Path
     allow_outside: bool = False  # whether file names may lead out of ``images``
+    origin: Path | None = None  # what the annotations were made from, for messages
+    defects: tuple[Defect, ...] = ()  # that were found then
+
+    @property
+    def source(self) -> Path:
+        """What messages call the annotations."""
+        return self.origin or self.annotations
 
 
 class CocoFolder(NamedTuple):
     """One split, read: its annotation file and the file of each of its M images."""
 
     images: Path
+    source: Path  # what messages call the annotations
     file: CocoFile
     paths: list[Path]
     defects: list[Defect]  # of the annotation file and its file names
@@ -37,15 +45,12 @@ class CocoFolder(NamedTuple):
 
 
 def find_splits(root: str | Path) -> dict[str, SplitFolder]:
-    """The splits of a COCO or Roboflow folder, by name ("train", "val", "test").
+    """The splits of a COCO folder, by name ("train", "val", "test").
 
     Known are annotations/instances_{split}[2017].json with the images in {split}[2017]/ or images/{split}[2017]/, and
-    {train,valid,test}/_annotations.coco.json with the images beside it. Raises UserError when neither is there.
+    {train,valid,test}/_annotations.coco.json with the images beside it. Empty when neither is there.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"--root={root} is not a folder: give the one that holds the images and annotations")
-    found = {}
+    root, found = Path(root).expanduser(), {}
     for split, roboflow in (("train", "train"), ("val", "valid"), ("test", "test")):
         candidates = [
             SplitFolder(images, root / f"annotations/instances_{split}{year}.json")
@@ -56,11 +61,6 @@ def find_splits(root: str | Path) -> dict[str, SplitFolder]:
         annotated = [one for one in candidates if one.annotations.is_file()]
         if annotated:
             found[split] = next((one for one in annotated if one.images.is_dir()), annotated[0])
-    if not found:
-        raise UserError(
-            f"--root={root} holds neither annotations/instances_train2017.json nor train/_annotations.coco.json: "
-            "name your files with --train_images, --train_annotations, --val_images and --val_annotations"
-        )
     return found
 
 
@@ -68,12 +68,13 @@ def open_folder(folder: SplitFolder) -> CocoFolder:
     """Reads the annotations of a split and finds its images. Raises UserError when there is nothing to read."""
     file = coco_stream.scan(folder.annotations)
     if not folder.images.is_dir():
-        raise UserError(f"{folder.images} is not a folder: give the one that holds the images of {folder.annotations}")
+        raise UserError(f"{folder.images} is not a folder: give the one that holds the images of {folder.source}")
     found = match_images(folder.images, file.file_names, file.image_ids.tolist(), folder.allow_outside)
     is_there = np.array([path is not None for path in found.paths], bool)
-    defects = coco_stream.find_defects(file)
+    defects = [*folder.defects, *coco_stream.find_defects(file)]
     return CocoFolder(
         images=folder.images,
+        source=folder.source,
         file=file.select_images(is_there),
         paths=[path for path in found.paths if path],
         defects=defects + found.defects,

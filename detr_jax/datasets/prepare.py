@@ -7,6 +7,7 @@ DATA_DIR/NAME/1.0.0 holds, besides the files of tfds:
     annotations_{split}.json  the annotation file in the one form of ``normalise``: the ground truth of evaluation;
                               what had that form already is the original letter for letter
     index_{split}.npz         one row an image, see ``index.Index``
+    source.json               the folder it was made of, if it was a whole one, see ``user_folder``
     checksums.json            see ``checksums``
 """
 
@@ -57,6 +58,7 @@ class Provenance(NamedTuple):
 
     description: str
     command: str  # makes it again
+    source: dict = {}  # what it was made from, if that is to be known again; kept in source.json
 
 
 def prepare_dataset(
@@ -94,7 +96,7 @@ def prepare_dataset(
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists already: pass --overwrite to replace it, or another --name")
     opened = {split: open_folder(folder) for split, folder in folders.items()}
-    files = {split: folder.annotations for split, folder in folders.items()}
+    files = {split: folder.source for split, folder in folders.items()}
     found = _check_files(opened, files, skip_missing)
     categories = merge_classes({split: folder.file.categories for split, folder in opened.items()})
     if provenance is None:
@@ -158,7 +160,7 @@ class _SplitWriter:
         file, sizes = folder.file.select_images(usable), examination.sizes[usable]
         if not usable.any():  # whatever may be left out: nothing would be left
             broken = [defect._replace(stops=True) for defect in examination.defects()]
-            refuse_defects({split: broken}, {split: folder.file.path}, "give the folder that holds these images")
+            refuse_defects({split: broken}, {split: folder.source}, "give the folder that holds these images")
         tally = coco_stream.tally(file, sizes)
         rows = np.argsort(file.image_ids)
         count = len(rows)
@@ -211,6 +213,8 @@ class _SplitWriter:
             description=provenance.description,
             check_data=False,  # it would read through TensorFlow
         )
+        if provenance.source:
+            (self._folder / "source.json").write_text(json.dumps(provenance.source, indent=1), encoding="utf-8")
         write_checksums(self._folder, provenance.command, self._digests)
 
 

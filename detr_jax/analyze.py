@@ -2,10 +2,11 @@
 
     python -m detr_jax.analyze errors --annotations=FILE --predictions=FILE --output=DIR
     python -m detr_jax.analyze compare --annotations=FILE --predictions a=FILE b=FILE --output=DIR
+    python -m detr_jax.analyze curves --workdir=A --workdir=B --output=DIR
 
 ``errors`` prints what to do about the errors, and writes errors.json, tables, pictures, a threshold for each class and
 a calibration table. ``compare`` sets detectors side by side, with confidence intervals, and writes compare.json,
-compare.md, tables and pictures.
+compare.md, tables and pictures. ``curves`` draws the losses and scores of several trainings over each other.
 """
 
 from pathlib import Path
@@ -15,19 +16,20 @@ from absl import flags
 from detr_jax import cli
 from detr_jax.datasets import coco
 from detr_jax.errors import UserError
-from detr_jax.evaluation import advice, compare, compare_plots, error_plots, errors, verdicts
+from detr_jax.evaluation import advice, compare, compare_plots, curves, error_plots, errors, overlay, verdicts
 from detr_jax.evaluation.compare import Comparison
 from detr_jax.evaluation.compare_files import write_comparison
 from detr_jax.evaluation.compare_text import format_comparison, write_markdown
 from detr_jax.evaluation.errors import Analysis
 from detr_jax.evaluation.facts import read_facts
+from detr_jax.evaluation.log_columns import AXES
 from detr_jax.evaluation.named_files import name_files
 from detr_jax.evaluation.published import STANDING, caveat, nearest, read_published
 from detr_jax.evaluation.results import read_results
+from detr_jax.evaluation.run_logs import read_runs
 from detr_jax.evaluation.side_by_side import draw_differences
 from detr_jax.evaluation.tide import MEANINGS
 
-VERBS = ("errors", "compare")
 FEWEST_DRAWS, MOST_DRAWS = 50, 20_000
 
 
@@ -37,15 +39,21 @@ def read_output(predictions: str) -> Path:
     for name in ("annotations", "predictions", "output"):
         if not getattr(args, name):
             raise UserError(f"--{name} is missing; pass --annotations=FILE {predictions} --output=DIR")
-    output = Path(args.output).expanduser()
+    return output_folder()
+
+
+def output_folder() -> Path:
+    """The folder of --output. Raises UserError when it is a file."""
+    output = Path(flags.FLAGS.output).expanduser()
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output} is a file; choose a folder")
     return output
 
 
-def find_errors() -> None:
+def find_errors(more: list[str]) -> None:
     """The verb ``errors``."""
     args = flags.FLAGS
+    refuse_words(more)
     output = read_output("--predictions=FILE")
     if not 0 < args.precision <= 1:
         raise UserError(f"--precision={args.precision:g} must be above 0 and at most 1")
@@ -135,16 +143,39 @@ def draw_pairs(comparison: Comparison, photos: Path, folder: Path) -> None:
         print(f"note: {len(failed)} images could not be drawn, the first because {failed[0]}")
 
 
+def overlay_curves(more: list[str]) -> None:
+    """The verb ``curves``; ``more``: runs that follow the first --workdir after a space."""
+    args = flags.FLAGS
+    if not args.workdir or not args.output:
+        missing = "output" if args.workdir else "workdir"
+        raise UserError(f"--{missing} is missing; pass --workdir=DIR for each run, and --output=DIR")
+    output = output_folder()
+    runs, notes = read_runs([*args.workdir, *more])
+    for note in [*notes, *(note for run in runs for note in run.notes)]:
+        print(f"note: {note}")
+    found = curves.compare_runs(runs, args.x)
+    curves.write_curves(found, output)
+    overlay.draw_runs(found, output / "curves.png")
+    print(curves.describe_runs(found))
+    print(f"see {output}: curves.png, curves.csv, curves.json")
+
+
+def refuse_words(more: list[str]) -> None:
+    """Raises UserError when there are words besides the verb and the flags."""
+    if more:
+        raise UserError(f"{more[0]!r} is not understood; values are given as --flag=value")
+
+
+VERBS = {"errors": find_errors, "compare": compare_detectors, "curves": overlay_curves}
+
+
 def main(argv: list[str]) -> None:
     """Runs the verb that the arguments name."""
     verb, more = (argv[1], argv[2:]) if argv[1:] else ("", [])
-    if verb not in VERBS or (more and verb != "compare"):
-        given = f"{' '.join(argv[1:])!r} is not understood" if argv[1:] else "a verb is missing"
+    if verb not in VERBS:
+        given = f"{verb!r} is not understood" if verb else "a verb is missing"
         raise UserError(f"{given}; choose from {', '.join(VERBS)}")
-    if verb == "compare":
-        compare_detectors(more)
-    else:
-        find_errors()
+    VERBS[verb](more)
 
 
 def define_flags() -> None:
@@ -162,6 +193,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("draws", compare.DRAWS, "compare: how often the images are drawn for the intervals.")
     flags.DEFINE_integer("seed", 0, "compare: of the draws.")
     flags.DEFINE_bool("published", None, "compare: list published figures; by default when the classes are COCO's.")
+    flags.DEFINE_multi_string("workdir", [], "curves: a run, or a log of another program; NAME=PATH names it.")
+    flags.DEFINE_enum("x", None, AXES, "curves: over what they are drawn; by default what the runs have in common.")
     define("output", None, "Folder for what is found.")
     flags.DEFINE_float("precision", 0.9, "Precision for which a threshold of each class is computed, too.")
 

@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/python -m pytest -n 2 --dist loadfile
-if [ "${1:-}" = "--slow" ]; then .venv/bin/python -m pytest -m slow -n 2 --dist loadfile; fi
+if [ "${1:-}" = "--slow" ]; then .venv/bin/python -m pytest -m slow -n 2 --dist worksteal; fi

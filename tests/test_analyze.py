@@ -98,7 +98,7 @@ MISTAKES = {
     "few draws": ["--draws=1 must be 50 to"],
     "info of nobody": ["--info names 'b'"],
     "no photos": ["--images=nowhere is no folder"],
-    "no verb": ["a verb is missing", "choose from errors, compare"],
+    "no verb": ["a verb is missing", "choose from errors, compare, curves"],
     "another verb": ["'mistakes' is not understood"],
     "nothing": ["--annotations is missing"],
     "other images": ["images that the ground truth does not have: 999"],

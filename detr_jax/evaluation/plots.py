@@ -3,10 +3,8 @@
 Figures are made without pyplot, so they can be drawn in any thread and never open a window.
 """
 
-import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
 from detr_jax import files, names
-from detr_jax.errors import UserError
 
 RECALL = np.linspace(0.0, 1.0, 101)  # COCO's recall levels
 MOST_CURVES = 12  # classes up to which each has its own curve; more cannot be told apart
@@ -70,8 +67,7 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
     """Plots loss, loss terms, AP, class error, learning rate and gradient norm over steps.
 
     Args:
-      rows: rows of ``metrics.jsonl`` or of ``read_original_log``; a value that is missing, null or not finite leaves a
-        gap.
+      rows: rows of ``metrics.jsonl``; a value that is missing, null or not finite leaves a gap.
       path: the file to write.
     """
     rows = [_with_ap(row) for row in rows]
@@ -83,13 +79,9 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
         for key in keys:
             points = np.array([(row["step"], row[key]) for row in rows if _is_number(row.get(key))], float)
             if len(points):
-                _draw(panel, *points.T, label=key, smooth=key != "lr")
-        panel.set_title(title, fontsize=11)
-        panel.grid(alpha=0.3)
-        if not panel.lines:
-            _write_note(panel, "no values")
-        elif title in LOGARITHMIC and all((np.asarray(line.get_ydata()) > 0).all() for line in panel.lines):
-            panel.set_yscale("log")
+                style = {"color": f"C{len(panel.get_legend_handles_labels()[1])}", "label": key}
+                draw_curve(panel, *points.T, window=len(points) // 50 if key != "lr" else 1, **style)
+        finish_panel(panel, title, title in LOGARITHMIC)
         if len(keys) > 1 and panel.lines:
             panel.legend(fontsize=9)
     for panel in panels[-1]:
@@ -107,16 +99,31 @@ def _is_number(value) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _draw(panel: Axes, steps: np.ndarray, values: np.ndarray, label: str, smooth: bool) -> None:
-    """One curve; a long noisy one is pale, with its centred running mean over 2 % of the points on top."""
-    color = f"C{len(panel.get_legend_handles_labels()[1])}"
-    window = len(values) // 50 if smooth else 1
-    if window < 2:
-        panel.plot(steps, values, color=color, marker="o" if len(values) < 30 else "", markersize=3, label=label)
-        return
-    panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+def running_mean(where: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The centred mean over so many points, and where it is; the points themselves for a window below 2."""
+    if window < 2 or window > len(values):
+        return where, values
     means = np.convolve(values, np.full(window, 1 / window), mode="valid")
-    panel.plot(steps[window // 2 :][: len(means)], means, color=color, label=label)
+    return where[window // 2 :][: len(means)], means
+
+
+def draw_curve(panel: Axes, where: np.ndarray, values: np.ndarray, window: int, **style: str) -> None:
+    """One curve; a long noisy one is pale, with its running mean over ``window`` points on top."""
+    if window < 2:
+        panel.plot(where, values, marker="o" if len(values) < 30 else "", markersize=3, **style)
+        return
+    panel.plot(where, values, color=style["color"], alpha=0.25, linewidth=0.8)
+    panel.plot(*running_mean(where, values, window), **style)
+
+
+def finish_panel(panel: Axes, title: str, logarithmic: bool) -> None:
+    """Title, grid, and a logarithmic axis where all values are above 0."""
+    panel.set_title(title, fontsize=11)
+    panel.grid(alpha=0.3)
+    if not panel.lines:
+        _write_note(panel, "no values")
+    elif logarithmic and all((np.asarray(line.get_ydata()) > 0).all() for line in panel.lines):
+        panel.set_yscale("log")
 
 
 def _write_note(panel: Axes, text: str) -> None:
@@ -127,31 +134,3 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Writes the picture whole."""
     with files.replacing(path) as sibling:
         figure.savefig(sibling, dpi=100)
-
-
-def read_original_log(path: str | os.PathLike, steps_per_epoch: int = 1) -> list[dict]:
-    """The ``log.txt`` of facebookresearch/detr as rows like those of ``metrics.jsonl``.
-
-    One row per epoch, at the step that ended it. Keys lose ``train_``; ``test_loss`` and the other numbers of the
-    validation set keep ``test_``, except ``coco_eval_bbox`` and the like. Loss terms are the unweighted ones, as in our
-    own rows; the original logs them as ``..._unscaled``.
-
-    Raises UserError when there is no such file, or when it is not such a log.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no log at {path}; give the log.txt of a training with facebookresearch/detr")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        try:
-            logged = json.loads(line)
-            row = {"step": (logged["epoch"] + 1) * steps_per_epoch}
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                f"line {number} of {path} is no row of the original's log.txt (JSON with an epoch)"
-            ) from None
-        row |= {key.removeprefix("train_").replace("test_coco", "coco"): value for key, value in logged.items()}
-        for key in [key for key in row if key.endswith("_unscaled")]:
-            row[key.removesuffix("_unscaled")] = row.pop(key)
-        rows.append(row)
-    return rows

@@ -1,4 +1,3 @@
-import json
 import threading
 import warnings
 
@@ -7,7 +6,6 @@ import pytest
 from PIL import Image
 
 from detr_jax import names
-from detr_jax.errors import UserError
 from detr_jax.evaluation import coco_eval, plots
 
 
@@ -78,31 +76,3 @@ def test_pictures_may_be_drawn_in_threads(tmp_path):
         thread.join()
     pictures = [np.asarray(Image.open(tmp_path / f"{i}" / "a.png")) for i in range(3)]
     assert (pictures[0] == pictures[1]).all() and (pictures[0] == pictures[2]).all()
-
-
-def test_original_log_reads_as_our_rows(tmp_path):
-    logged = {"train_lr": 1e-4, "train_loss": 9.0, "train_loss_bbox": 5.0, "train_loss_bbox_unscaled": 1.0,
-              "train_cardinality_error_unscaled": 2.0, "test_loss": 8.0, "test_coco_eval_bbox": [0.1] * 12,
-              "epoch": 0, "n_parameters": 7}  # fmt: skip
-    (tmp_path / "log.txt").write_text(json.dumps(logged) + "\n" + json.dumps({**logged, "epoch": 1}) + "\n")
-    rows = plots.read_original_log(tmp_path / "log.txt", steps_per_epoch=50)
-    assert [row["step"] for row in rows] == [50, 100]
-    assert rows[0]["loss"] == 9.0 and rows[0]["loss_bbox"] == 1.0 and rows[0]["cardinality_error"] == 2.0
-    assert rows[0]["test_loss"] == 8.0 and rows[0]["coco_eval_bbox"] == [0.1] * 12
-
-
-def test_what_is_no_log_is_named(tmp_path):
-    with pytest.raises(UserError, match="no log at"):
-        plots.read_original_log(tmp_path / "log.txt")
-    for text in ("hello\n", "[1]\n", '{"loss": 1}\n'):
-        (tmp_path / "log.txt").write_text(text)
-        with pytest.raises(UserError, match="line 1 of"):
-            plots.read_original_log(tmp_path / "log.txt")
-
-
-def test_a_real_log_of_the_original(real_data, tmp_path):
-    rows = plots.read_original_log(real_data / "logs" / "detr_r50_finetune_300ep_log.txt")
-    assert len(rows) == 300 and rows[-1]["step"] == 300
-    assert round(rows[0]["coco_eval_bbox"][0], 3) == 0.007 and round(rows[-1]["coco_eval_bbox"][0], 3) == 0.645
-    plots.training_curves(rows, tmp_path / "curves.png")
-    assert size_and_ink(tmp_path / "curves.png") == ((1500, 800), True)

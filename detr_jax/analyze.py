@@ -4,9 +4,10 @@
     python -m detr_jax.analyze compare --annotations=FILE --predictions a=FILE b=FILE --output=DIR
     python -m detr_jax.analyze curves --workdir=A --workdir=B --output=DIR
 
-``errors`` prints what to do about the errors, and writes errors.json, tables, pictures, a threshold for each class and
-a calibration table. ``compare`` sets detectors side by side, with confidence intervals, and writes compare.json,
-compare.md, tables and pictures. ``curves`` draws the losses and scores of several trainings over each other.
+``errors`` prints what to do about the errors, and writes a page (report.html), errors.json, tables, pictures, a
+threshold for each class and a calibration table. ``compare`` sets detectors side by side, with confidence intervals,
+and writes compare.json, compare.md, tables and pictures. ``curves`` draws the losses and scores of several trainings
+over each other.
 """
 
 from pathlib import Path
@@ -16,7 +17,18 @@ from absl import flags
 from detr_jax import cli
 from detr_jax.datasets import coco
 from detr_jax.errors import UserError
-from detr_jax.evaluation import advice, compare, compare_plots, curves, error_plots, errors, overlay, verdicts
+from detr_jax.evaluation import (
+    advice,
+    compare,
+    compare_plots,
+    curves,
+    error_plots,
+    errors,
+    mistakes,
+    overlay,
+    report,
+    verdicts,
+)
 from detr_jax.evaluation.compare import Comparison
 from detr_jax.evaluation.compare_files import write_comparison
 from detr_jax.evaluation.compare_text import format_comparison, write_markdown
@@ -25,6 +37,7 @@ from detr_jax.evaluation.facts import read_facts
 from detr_jax.evaluation.log_columns import AXES
 from detr_jax.evaluation.named_files import name_files
 from detr_jax.evaluation.published import STANDING, caveat, nearest, read_published
+from detr_jax.evaluation.report import Compared
 from detr_jax.evaluation.results import read_results
 from detr_jax.evaluation.run_logs import read_runs
 from detr_jax.evaluation.side_by_side import draw_differences
@@ -50,6 +63,14 @@ def output_folder() -> Path:
     return output
 
 
+def photo_folder() -> Path | None:
+    """The folder of --images, if it is given. Raises UserError when it is none."""
+    photos = Path(flags.FLAGS.images).expanduser() if flags.FLAGS.images else None
+    if photos and not photos.is_dir():
+        raise UserError(f"--images={photos} is no folder; pass the one that the file names of the annotations are in")
+    return photos
+
+
 def find_errors(more: list[str]) -> None:
     """The verb ``errors``."""
     args = flags.FLAGS
@@ -59,6 +80,7 @@ def find_errors(more: list[str]) -> None:
         raise UserError(f"--precision={args.precision:g} must be above 0 and at most 1")
     if len(args.predictions) > 1:
         raise UserError(f"errors takes one file of --predictions, not {len(args.predictions)}; compare takes several")
+    photos = photo_folder()
     ground_truth = coco.read_annotations(Path(args.annotations).expanduser())
     results, notes = read_results(args.predictions[0], ground_truth)
     for note in notes:
@@ -66,10 +88,15 @@ def find_errors(more: list[str]) -> None:
     found = errors.analyse(ground_truth, results, args.precision)
     said = advice.advise(found)
     errors.write_errors(found, said, output)
+    mistakes.write_mistakes(found, output / "mistakes.csv")
     error_plots.draw_all(found, output)
+    source = Compared(Path(args.annotations).name, Path(args.predictions[0]).name, photos)
+    for note in report.write_report(found, said, source, output / "report.html"):
+        print(f"note: {note}")
     print(describe(found))
     for line in said:
         print(f"- {line}")
+    print(f"open {output / 'report.html'} in a browser")
     print(f"see {output}: errors.json, tables (*.csv), pictures (*.png), thresholds.json")
 
 
@@ -95,11 +122,7 @@ def compare_detectors(more: list[str]) -> None:
         raise UserError(f"--draws={args.draws} must be {FEWEST_DRAWS} to {MOST_DRAWS:,}")
     if args.seed < 0:
         raise UserError(f"--seed={args.seed} must not be negative")
-    photos = Path(args.images).expanduser() if args.images else None
-    if photos and not photos.is_dir():
-        raise UserError(
-            f"--images={photos} is no folder; pass the folder that the file names of the annotations are in"
-        )
+    photos = photo_folder()
     paths = name_files([*args.predictions, *more], "--predictions")
     facts = {name: read_facts(path) for name, path in name_files(args.info, "--info").items()}
     if unknown := [name for name in facts if name not in paths]:
@@ -189,7 +212,7 @@ def define_flags() -> None:
         "NAME=FILE NAME=FILE ..., also with commas; a file without a name takes its own.",
     )
     flags.DEFINE_multi_string("info", [], "compare: NAME=FILE, JSON with parameters, images_per_second, hardware, ...")
-    define("images", None, "compare: folder of the images; those where detectors differ most are drawn.")
+    define("images", None, "Folder of the photos: errors shows them, compare draws those where detectors differ most.")
     flags.DEFINE_integer("draws", compare.DRAWS, "compare: how often the images are drawn for the intervals.")
     flags.DEFINE_integer("seed", 0, "compare: of the draws.")
     flags.DEFINE_bool("published", None, "compare: list published figures; by default when the classes are COCO's.")

@@ -56,7 +56,8 @@ def test_the_answer_is_in_words_and_in_files(answers, folder):
     assert done.stdout.startswith("60 images, ") and "Loc" in done.stdout and "- Localisation costs" in done.stdout
     written = json.loads((folder / "out/errors.json").read_text())
     assert [f"- {line}" for line in written["advice"]] == [x for x in done.stdout.splitlines() if x.startswith("- ")]
-    assert len(list((folder / "out").glob("*.png"))) == 5 and len(list((folder / "out").glob("*.csv"))) == 5
+    assert len(list((folder / "out").glob("*.png"))) == 5 and len(list((folder / "out").glob("*.csv"))) == 7
+    assert (folder / "out/report.html").stat().st_size > 50_000
 
 
 def test_an_empty_file_of_results_is_analysed(answers, folder):

@@ -5,6 +5,7 @@ the highest F1.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,22 @@ from detr_jax.evaluation.calibration import Recalibrated, Reliability
 from detr_jax.evaluation.coco_eval import CocoMetrics
 from detr_jax.evaluation.confusion import confusion_matrix, most_confused
 from detr_jax.evaluation.misses import Group, group_misses
-from detr_jax.evaluation.operating_points import Curve, Lrp, Point, best_f1, draw_curves, optimal_lrp, with_precision
+from detr_jax.evaluation.operating_points import (
+    Curve,
+    Lrp,
+    Point,
+    best_f1,
+    draw_curves,
+    optimal_lrp,
+    thin,
+    with_precision,
+)
 from detr_jax.evaluation.pairing import Pairing, pair
 from detr_jax.evaluation.suspects import ImageErrors, Suspect, find_suspects, rank_images
 from detr_jax.evaluation.tide import TYPES, Tide, find_errors
 
 FORMAT = 1  # of errors.json
+CURVE_POINTS = 150  # of a class in curves.csv
 
 
 class Analysis(NamedTuple):
@@ -32,6 +43,7 @@ class Analysis(NamedTuple):
     metrics: CocoMetrics
     image_ids: list[int]
     file_names: list[str]
+    sizes: Float[np.ndarray, "I 2"]  # (height, width) of each image; infinite where it is not stated
     pairing: Pairing
     tide: Tide
     confusion: Int[np.ndarray, "K1 K1"]  # at IoU 0.5, of all detections
@@ -62,9 +74,13 @@ class Analysis(NamedTuple):
         """Of the classes with objects; -1 without any."""
         return operating_points.mean_lrp(self.lrp)
 
-    def count(self, kind: str) -> int:
-        """Detections of a type of TIDE that reach their threshold."""
-        return int((self.shown & (self.tide.kinds == TYPES.index(kind))).sum())
+    @property
+    def counts_at_thresholds(self) -> dict[str, int]:
+        """Of each of ``tide.MEANINGS``: detections that reach their threshold, and objects that these do not find. Of
+        the type Miss are objects that nothing comes near, with whatever score."""
+        counts = np.bincount(self.tide.kinds[self.shown & (self.tide.kinds >= 0)], minlength=len(TYPES)).tolist()
+        all_wrong, missed, not_found = sum(counts), int(self.tide.missed.sum()), int((~self.found).sum())
+        return dict(zip(TYPES, counts, strict=True)) | {"Miss": missed, "FP": all_wrong, "FN": not_found}
 
 
 def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9) -> Analysis:
@@ -91,6 +107,7 @@ def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9) -> 
         metrics=metrics,
         image_ids=list(truth.images),
         file_names=[str(image.get("file_name", "")) for image in ordered],
+        sizes=sizes.reshape(-1, 2),
         pairing=pairing,
         tide=tide,
         confusion=confusion_matrix(pairing, classes),
@@ -135,6 +152,7 @@ def as_json(errors: Analysis, advice: list[str]) -> dict[str, Any]:
         "advice": advice,
         "tide": {name: 100 * cost for name, cost in errors.tide.costs.items()},
         "tide_counts": errors.tide.counts,
+        "tide_counts_at_thresholds": errors.counts_at_thresholds,
         "confusion_matrix": {"classes": [*names, "background"], "counts": errors.confusion.tolist(), "iou": 0.5},
         "confusion_matrix_at_thresholds": {
             "classes": [*names, "background"],
@@ -168,7 +186,7 @@ def as_json(errors: Analysis, advice: list[str]) -> dict[str, Any]:
             "isotonic": {"D-ECE before": errors.recalibrated.before, "D-ECE after": errors.recalibrated.after},
         },
         "misses": [{**group._asdict(), "missed": group.missed} for group in errors.groups],
-        "duplicates": errors.count("Dupe"),
+        "duplicates": errors.counts_at_thresholds["Dupe"],
         "worst_images": [_image_json(errors, row) for row in errors.images[:100]],
         "suspects": [_suspect_json(errors, suspect) for suspect in errors.suspects],
     }
@@ -228,6 +246,7 @@ def write_errors(errors: Analysis, advice: list[str], folder: Path) -> None:
     _write_table(folder / "misses.csv", found["misses"])
     _write_table(folder / "worst_images.csv", [_image_json(errors, row) for row in errors.images])
     _write_table(folder / "suspects.csv", found["suspects"])
+    files.write_csv(folder / "curves.csv", [("class", *Point._fields), *_curve_rows(errors)])
     matrix = [["object \\ detection", *found["confusion_matrix"]["classes"]]]
     rows = zip(found["confusion_matrix"]["classes"], errors.confusion.tolist(), strict=True)
     files.write_csv(folder / "confusion_matrix.csv", [*matrix, *([name, *counts] for name, counts in rows)])
@@ -243,6 +262,12 @@ def _class_rows(errors: Analysis) -> list[dict[str, Any]]:
         }
         for row, point, lrp in rows
     ]
+
+
+def _curve_rows(errors: Analysis) -> Iterator[tuple]:
+    for name, curve in zip(errors.names, errors.curves, strict=True):
+        for point in thin(curve, CURVE_POINTS):
+            yield name, *point
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:

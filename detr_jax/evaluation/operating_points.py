@@ -70,6 +70,18 @@ def _curve(pairing: Pairing, rows: np.ndarray, objects: int) -> Curve:
     return Curve(scores[last], hits / detections, recall, lrp, error, objects)
 
 
+def thin(curve: Curve, most: int) -> list[Point]:
+    """At most so many points of a curve, by descending threshold: spread evenly over the recall and over the scores,
+    with the first, the last and that of the highest F1."""
+    if not curve.scores.size:
+        return []
+    last, half = curve.scores.size - 1, max((most - 3) // 2, 2)
+    by_recall = np.searchsorted(curve.recall, np.linspace(0, curve.recall[-1], half))
+    by_score = np.searchsorted(-curve.scores, np.linspace(-curve.scores[0], -curve.scores[-1], half))
+    chosen = np.concatenate([by_recall, by_score, [0, last, curve.f1.argmax()]])
+    return [_point(curve, index) for index in np.unique(np.minimum(chosen, last)).tolist()]
+
+
 def best_f1(curve: Curve) -> Point | None:
     """The threshold of the highest F1, the highest one of equals; None where nothing is correct."""
     f1 = curve.f1

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
+from tqdm import tqdm
 
 from detr_jax.evaluation.average_precision import Instances, best_of_groups
 
@@ -63,7 +64,8 @@ def pair(
     hits, own, other, first_come = np.full((4, count), -1)
     own_iou, other_iou, hit_iou = np.zeros((3, count))
     ignored, found_by = np.zeros(count, bool), np.full(len(objects.images), -1)
-    for image in np.flatnonzero(np.diff(edges[2])):
+    with_detections = np.flatnonzero(np.diff(edges[2]))
+    for image in tqdm(with_detections, "pairing", unit=" images", disable=None, leave=False):
         of_objects, of_crowd, here = (slice(edge[image], edge[image + 1]) for edge in edges)
         labels, start = detections.labels[here, None], of_objects.start
         if of_objects.stop > start:

@@ -1,4 +1,4 @@
-"""Every error by itself: wrong detections that reach the threshold of their class, and objects they do not find."""
+"""Every error by itself: wrong detections from the threshold of their class, and objects that none of these find."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,8 +1,8 @@
 """One HTML file that needs nothing else: markup, style and script of a report, its data and its pictures.
 
 A report ``name`` is made of ``pages/name.html``, ``.css`` and ``.js``, after ``pages/page.css`` and ``.js``, which all
-reports share. The page may load nothing: its Content-Security-Policy allows no address, and of styles and scripts only
-those that stand here, by their hashes.
+reports share. The page may load nothing: its Content-Security-Policy allows no address, and only the style and the
+script that stand in it, by their hashes.
 """
 
 import base64

@@ -40,12 +40,12 @@ class Opened:
       faults: what the console and the network said: errors, and requests for anything but the file.
     """
 
-    def __init__(self, browser, path, **options):
+    def __init__(self, browser, path, fragment, **options):
         self.page, self.faults = browser.new_page(**options), []
         self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url, path))
-        self.page.goto(path.as_uri())
+        self.page.goto(path.as_uri() + fragment)
 
     def _note(self, url: str, path) -> None:
         if url.partition("#")[0] != path.as_uri() and not url.startswith("data:"):
@@ -57,8 +57,8 @@ def open_page(browser):
     """Opens a file; at the end nothing may have gone wrong, and nothing may have been asked for."""
     opened = []
 
-    def open_it(path, **options):
-        opened.append(Opened(browser, path, **options))
+    def open_it(path, fragment="", **options):
+        opened.append(Opened(browser, path, fragment, **options))
         return opened[-1].page
 
     yield open_it

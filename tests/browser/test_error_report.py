@@ -5,9 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from detr_jax.evaluation import advice, errors, report
+from detr_jax.evaluation.confusion import most_confused
 from detr_jax.evaluation.report import Compared
+from detr_jax.evaluation.tide import MEANINGS
 from tests.evaluation.random_results import random_set
 
 ODD = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "größe &amp; 猫", '"quoted" {{data}} \\']
@@ -60,12 +64,31 @@ def test_a_type_of_error_opens_its_images_and_back_works(photos, open_page):
     path, found = photos
     page = open_page(path)
     page.locator('#costs button[data-type="Loc"]').click()
-    page.wait_for_function("location.hash.includes('type=Loc')")
+    expect(page).to_have_url(re.compile("type=Loc"))
     boxes, images = re.match(r"([\d,]+) boxes in (\d+) images", count(page)).groups()
     assert int(boxes.replace(",", "")) == found.counts_at_thresholds["Loc"] and int(images) < 128
     assert page.locator("#filter-type").input_value() == "Loc"
+    assert page.evaluate("document.activeElement.textContent") == "Images"  # the keyboard goes on there
+    page.locator("#filter-class").select_option(str(found.names.index("person")))
+    expect(page).to_have_url(re.compile("type=Loc&class="))
     page.go_back()
-    page.wait_for_function("!location.hash.includes('type=Loc')")
+    expect(page.locator("#filter-class")).to_have_value("")
+    page.go_back()
+    expect(page.locator("#filter-type")).to_have_value("")
+    assert count(page).startswith("128 images")
+
+
+@pytest.mark.parametrize("kind", MEANINGS)
+def test_the_images_of_a_type_hold_all_its_errors(photos, open_page, kind):
+    path, found = photos
+    page = open_page(path, fragment=f"#images&type={kind}")
+    boxes = int(re.match(r"([\d,]+) box(es)? in ", count(page))[1].replace(",", ""))
+    assert boxes == found.counts_at_thresholds[kind]
+
+
+def test_an_address_that_means_nothing_is_no_filter(photos, open_page):
+    for fragment in ("#images&type=toString&class=900&cell=1.x", "#images&class=-1&cell=99.99.1", "#%E0%A4%A"):
+        assert count(open_page(photos[0], fragment=fragment)).startswith("128 images")
 
 
 def test_a_cell_of_the_matrix_opens_its_images(photos, open_page):
@@ -75,11 +98,11 @@ def test_a_cell_of_the_matrix_opens_its_images(photos, open_page):
     row, column = map(int, cell.get_attribute("data-cell").split("."))
     wanted = int(found.confusion_at_thresholds[row, column])
     cell.click()
-    page.wait_for_function("location.hash.includes('cell=')")
+    expect(page).to_have_url(re.compile("cell="))
     assert count(page).startswith(f"{wanted} boxes in ") and page.locator("#filter-cell").is_visible()
     assert page.locator("#gallery .picture").count() > 0
     page.locator("#filter-cell").click()
-    page.wait_for_function("!location.hash.includes('cell=')")
+    expect(page).not_to_have_url(re.compile("cell="))
     assert count(page).startswith("128 images")
 
 
@@ -88,10 +111,10 @@ def test_filters_by_class_and_file_name(photos, open_page):
     page = open_page(path)
     label = found.names.index("person")
     page.locator("#filter-class").select_option(str(label))
-    page.wait_for_function("location.hash.includes('class=')")
+    expect(page).to_have_url(re.compile("class="))
     assert " boxes in " in count(page)
     page.locator("#clear").click()
-    page.wait_for_function("!location.hash.includes('class=')")
+    expect(page).not_to_have_url(re.compile("class="))
     page.locator("#filter-find").fill("000000000089")
     assert count(page).startswith("1 image") and page.locator("#gallery .picture").count() == 1
     page.locator("#filter-find").fill("nothing of that name")
@@ -118,7 +141,7 @@ def test_the_matrix_is_walked_by_arrow_keys(photos, open_page):
         seen.add(page.evaluate("document.activeElement.dataset.cell"))
     assert None not in seen and len(seen) > 2
     page.keyboard.press("Enter")
-    page.wait_for_function("location.hash.includes('cell=')")
+    expect(page).to_have_url(re.compile("cell="))
 
 
 def test_a_table_is_sorted_and_photos_come_when_they_are_needed(photos, open_page):
@@ -130,7 +153,40 @@ def test_a_table_is_sorted_and_photos_come_when_they_are_needed(photos, open_pag
     assert page.locator("#classes tbody tr").first.inner_text() != first
     loaded = page.locator("#gallery image[href]").count()
     page.locator("#gallery .picture").last.scroll_into_view_if_needed()
-    page.wait_for_function(f"document.querySelectorAll('#gallery image[href]').length > {loaded}")
+    expect(page.locator("#gallery image[href]")).not_to_have_count(loaded)
+
+
+def test_the_most_confused_classes_are_listed(photos, open_page):
+    path, found = photos
+    page = open_page(path)
+    row, column, number = most_confused(found.confusion_at_thresholds)[0]
+    first = page.locator("#pairs li").first
+    assert f"{found.names[row]} → {found.names[column]} {number} of" in first.inner_text()
+    first.locator("button").click()
+    assert count(page).startswith(f"{number} box")
+
+
+def test_all_classes_of_the_matrix_and_shares(photos, open_page):
+    page = open_page(photos[0])
+    assert page.locator("#matrix tbody tr").count() == 21
+    page.locator("#all-classes").click()
+    page.locator("#rates").click()
+    assert page.locator("#matrix tbody tr").count() == 81
+    assert "%" in page.locator("#matrix [data-cell]").first.inner_text()
+
+
+def test_suspects_are_shown_by_kind(photos, open_page):
+    path, found = photos
+    page = open_page(path)
+    assert page.locator("#suspects .picture").count() == len(found.suspects) < 12
+    page.locator("#suspect-kind").select_option("missing")
+    wanted = sum(one.kind == "missing" for one in found.suspects)
+    assert page.locator("#suspects .picture").count() == wanted > 0
+
+
+def test_nothing_moves_for_those_who_asked_for_it(photos, open_page):
+    page = open_page(photos[0], reduced_motion="reduce")
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
 
 
 def test_the_threshold_is_moved(photos, open_page):
@@ -156,8 +212,6 @@ def test_names_are_text_and_never_markup(odd, open_page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("which", ["photos", "odd"])
 def test_no_serious_fault_of_accessibility(request, open_page, which, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = open_page(request.getfixturevalue(which)[0], color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     for state in ("page", "viewer"):

@@ -5,6 +5,7 @@ const OBJECT_COLUMNS = 6, DETECTION_COLUMNS = 10;
 const NOTHING_NEAR = 0, FOUND = 2;
 const PAGE = 24; // pictures that appear at once
 const FEW_CLASSES = 24, SHOWN_CLASSES = 20, MOST_CLASSES = 150; // of the matrix
+const PAIRS = 12; // most confused
 const WORDS = { missing: "Not annotated?", class: "Another class?", box: "Another box?" };
 
 function startReport(data) {
@@ -43,8 +44,10 @@ function unpack(image) {
   return { ...image, objects, detections, wrong, missed };
 }
 
+/** Shows the images of a filter: a new address, so that Back returns; the keyboard goes on from there. */
 function goTo(section, chosen = {}) {
   location.hash = writeAddress(section, chosen);
+  find(`#${section} h2`).focus({ preventScroll: true });
 }
 
 // ---- summary
@@ -122,6 +125,17 @@ function startMatrix(report) {
     "Blue is right, orange is wrong; the background is what was not annotated, or not found. Choose a cell to see its " +
     "images; arrow keys move.";
   show();
+  showPairs(report);
+}
+
+/** The cells off the diagonal with the highest counts, as a list: first what is taken for another class. */
+function showPairs({ data, classes, background }) {
+  const pairs = data.cells.filter(([row, column, count]) => row !== column && row < background && column < background && count);
+  pairs.sort((a, b) => b[2] - a[2]);
+  find("#pairs").append(...pairs.slice(0, PAIRS).map(([row, column, count]) => element("li", {},
+    element("button", { class: "link", type: "button", click: () => goTo("images", { cell: `${row}.${column}` }) },
+      `${classes[row]} → ${classes[column]}`), ` ${whole(count)} of ${whole(data.classes[row].objects)}`)));
+  find("#pairs-card").hidden = !pairs.length;
 }
 
 function drawMatrix({ classes, background }, shown, count, totals, asShares) {
@@ -320,7 +334,7 @@ function showMisses({ data }) {
  */
 function drawPicture(report, image, label, { matches = null, names = false, faint = false, crop = null, width = 300 } = {}) {
   const [x, y, w, h] = crop ?? [0, 0, image.width, image.height];
-  const unit = Math.max(w / width, (h / width) * 0.75);
+  const unit = Math.max(w, h / 0.75) / width; // pixels of the image in one of the screen
   const picture = drawing("svg", { viewBox: `${x} ${y} ${w} ${h}`, role: "img", "aria-label": label });
   if (report.pictures.has(image.number)) {
     const photo = drawing("image", { width: image.width, height: image.height, preserveAspectRatio: "none" });
@@ -333,10 +347,14 @@ function drawPicture(report, image, label, { matches = null, names = false, fain
   const boxes = [...image.objects, ...image.detections.filter((one) => one.shown || faint)];
   const important = (box) => Number(matches ? matches.has(box) : isError(box));
   boxes.sort((a, b) => important(a) - important(b)); // what matters is on top
+  const tags = [];
   for (const box of boxes) {
     const dim = matches && !matches.has(box);
-    picture.append(drawBox(report, box, { dim, unit, names: names && !dim, frame: [x, y, w, h] }));
+    picture.append(drawBox(box, dim));
+    const text = dim ? "" : tagOf(report, box, names);
+    if (text) tags.push([text, box]);
   }
+  picture.append(drawTags(tags.reverse(), unit, [x, y, w]));
   return picture;
 }
 
@@ -355,28 +373,39 @@ const KINDS = {
   late: "annotated, not found at the threshold",
 };
 
-function drawBox(report, box, { dim, unit, names, frame }) {
-  const [x, y, width, height] = box.at, kind = kindOf(box), error = isError(box);
+function drawBox(box, dim) {
+  const [x, y, width, height] = box.at, thin = isError(box) ? "" : "thin";
   const shape = (className) => drawing("rect", { class: className, x, y, width: Math.max(width, 0), height: Math.max(height, 0) });
-  const thin = error ? "" : "thin";
   const line = shape(`box stroke ${thin} ${isObject(box) ? "annotated" : box.shown ? "" : "faint"}`);
-  line.style.stroke = `var(--${kind}, #c3c9d0)`;
+  line.style.stroke = `var(--${kindOf(box)}, #c3c9d0)`;
   const group = drawing("g", { class: dim ? "dim" : null }, shape(`box halo ${thin}`), line);
-  const words = [];
-  if (names) words.push(report.classes[box.label], ...(isObject(box) ? [] : [box.score.toFixed(2)]));
-  if (error) words.unshift(kind === "late" ? "FN" : kind);
-  if (words.length && !dim) group.append(drawTag(words.join(" "), kind, box.at, unit, frame));
   group.box = box;
   return group;
 }
 
-function drawTag(text, kind, [x, y], unit, [left, top, width]) {
-  const size = 11 * unit, wide = (text.length * 0.62 + 0.7) * size;
-  const place = [Math.min(Math.max(x, left), Math.max(left, left + width - wide)), Math.max(y - 1.3 * size, top)];
-  const back = drawing("rect", { x: place[0], y: place[1], width: wide, height: 1.3 * size });
-  back.style.fill = `var(--${kind}, #c3c9d0)`;
-  return drawing("g", { class: "tag" }, back,
-    drawing("text", { x: place[0] + 0.35 * size, y: place[1] + size, "font-size": size }, text));
+/** The type of an error; on request also the class, and the score of a detection. */
+function tagOf(report, box, names) {
+  const kind = kindOf(box), words = isError(box) ? [kind === "late" ? "FN" : kind] : [];
+  if (names) words.push(report.classes[box.label], ...(isObject(box) ? [] : [box.score.toFixed(2)]));
+  return words.join(" ");
+}
+
+/** Tags above their boxes, each where it covers no tag before it; without such a place it is left out. */
+function drawTags(tags, unit, [left, top, width]) {
+  const size = 11 * unit, high = 1.3 * size, taken = [], drawn = [];
+  for (const [text, box] of tags) {
+    const wide = (text.length * 0.62 + 0.7) * size, [boxX, boxY, , boxHeight] = box.at;
+    const x = Math.min(Math.max(boxX, left), Math.max(left, left + width - wide));
+    const free = (y) => !taken.some(([a, b, c]) => x < a + c && a < x + wide && y < b + high && b < y + high);
+    const y = [boxY - high, boxY, boxY + boxHeight].map((one) => Math.max(one, top)).find(free);
+    if (y === undefined) continue;
+    taken.push([x, y, wide]);
+    const back = drawing("rect", { x, y, width: wide, height: high });
+    back.style.fill = `var(--${kindOf(box)}, #c3c9d0)`;
+    drawn.push(drawing("g", { class: "tag" }, back,
+      drawing("text", { x: x + 0.35 * size, y: y + size, "font-size": size }, text)));
+  }
+  return drawing("g", {}, drawn);
 }
 
 const seen = new IntersectionObserver((entries) => {
@@ -434,11 +463,12 @@ function startGallery(report) {
 
   function readFilter() {
     const [section, given] = readAddress();
-    if (section === "images") chosen = given;
-    const label = given.class !== undefined && classes[Number(given.class)] !== undefined ? Number(given.class) : null;
-    const cell = (given.cell ?? "").split(".").map(Number);
+    if (section === "images" || !section) chosen = given; // another section of the page keeps the filter
+    const label = /^\d+$/.test(chosen.class) && Number(chosen.class) < background ? Number(chosen.class) : null;
+    const cell = (chosen.cell ?? "").split(".").map(Number);
     const isCell = cell.length === 2 && cell.every((one) => Number.isInteger(one) && one >= 0 && one <= background);
-    return { section, type: given.type in data.meanings ? given.type : "", label, cell: isCell ? cell : null, text: given.find ?? "" };
+    const type = Object.hasOwn(data.meanings, chosen.type) ? chosen.type : "";
+    return { type, label, cell: isCell ? cell : null, text: chosen.find ?? "" };
   }
 
   function apply() {
@@ -459,12 +489,20 @@ function startGallery(report) {
     }
     const weight = ({ image, matches }) => (matches ? matches.size : image.wrong + image.missed);
     found.sort((a, b) => weight(b) - weight(a));
-    const boxes = isFiltered ? `${plural(sum(found.map((one) => one.matches.size)), "box", "boxes")} in ` : "";
+    const boxes = isFiltered ? `${countBoxes(filter)} in ` : "";
     report.countText = `${boxes}${plural(found.length, "image")}${isFiltered || text ? ` of ${whole(images.length)}` : ""}`;
     shown = 0;
     gallery.replaceChildren();
     showMore();
-    return filter.section;
+  }
+
+  /** "3 boxes", or "3 of 40 boxes" where this page does not hold all images. */
+  function countBoxes({ type, label, cell, text }) {
+    const here = sum(found.map((one) => one.matches.size)), boxes = plural(here, "box", "boxes");
+    if (label !== null || text || Boolean(type) === Boolean(cell)) return boxes;
+    const all = type ? data.tide_counts_at_thresholds[type]
+      : data.cells.find(([row, column]) => row === cell[0] && column === cell[1])?.[2] ?? 0;
+    return here === all ? boxes : `${whole(here)} of ${plural(all, "box", "boxes")}`;
   }
 
   function showMore() {
@@ -490,11 +528,9 @@ function startGallery(report) {
 
   const set = (values, replace = false) => {
     const address = writeAddress("images", { ...chosen, ...values });
-    if (!replace) location.hash = address;
-    else {
-      history.replaceState(null, "", address);
-      apply();
-    }
+    if (replace) history.replaceState(null, "", address); // every letter of a search would be a step of Back
+    else history.pushState(null, "", address);
+    apply();
   };
   inputs.type.addEventListener("change", () => set({ type: inputs.type.value }));
   inputs.class.addEventListener("change", () => set({ class: inputs.class.value }));
@@ -502,7 +538,8 @@ function startGallery(report) {
   cellButton.addEventListener("click", () => set({ cell: "" }));
   find("#clear").addEventListener("click", () => {
     inputs.find.value = "";
-    goTo("images");
+    chosen = {};
+    set({});
   });
   find("#filters").addEventListener("submit", (event) => event.preventDefault());
   for (const name of ["#names", "#faint"]) find(name).addEventListener("change", apply);
@@ -511,7 +548,7 @@ function startGallery(report) {
   report.viewer = viewer;
   const follow = () => {
     const section = readAddress()[0];
-    if (section === "images") apply();
+    if (section === "images" || !section) apply();
     document.getElementById(section)?.scrollIntoView();
   };
   addEventListener("hashchange", follow);
@@ -548,7 +585,8 @@ function startViewer(report) {
       element("caption", { class: "only-read" }, "Boxes"),
       element("thead", {}, element("tr", {}, ["box", "type", "score"].map((text) => element("th", { scope: "col" }, text)))),
       element("tbody", {}, boxes.map((box) => element("tr", { mouseenter: () => mark(box, true), mouseleave: () => mark(box, false) },
-        element("th", { scope: "row" }, describeBox(report, box)),
+        element("th", { scope: "row" }, element("button", { class: "link", type: "button",
+          focus: () => mark(box, true), blur: () => mark(box, false) }, describeBox(report, box))),
         element("td", {}, isError(box) ? (kindOf(box) === "late" ? "FN" : kindOf(box)) : "–"),
         element("td", {}, isObject(box) ? "–" : box.score.toFixed(2)))))));
     find("#previous").disabled = place === 0;

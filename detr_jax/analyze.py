@@ -26,12 +26,14 @@ from detr_jax.evaluation import (
     errors,
     mistakes,
     overlay,
+    protocol,
     report,
     verdicts,
 )
 from detr_jax.evaluation.compare import Comparison
 from detr_jax.evaluation.compare_files import write_comparison
 from detr_jax.evaluation.compare_text import format_comparison, write_markdown
+from detr_jax.evaluation.conventions import describe_conventions
 from detr_jax.evaluation.errors import Analysis
 from detr_jax.evaluation.facts import read_facts
 from detr_jax.evaluation.log_columns import AXES
@@ -42,6 +44,8 @@ from detr_jax.evaluation.results import read_results
 from detr_jax.evaluation.run_logs import read_runs
 from detr_jax.evaluation.side_by_side import draw_differences
 from detr_jax.evaluation.tide import MEANINGS
+from detr_jax.evaluation.translation import read_classes
+from detr_jax.structures import Categories
 
 FEWEST_DRAWS, MOST_DRAWS = 50, 20_000
 
@@ -80,12 +84,13 @@ def find_errors(more: list[str]) -> None:
         raise UserError(f"--precision={args.precision:g} must be above 0 and at most 1")
     if len(args.predictions) > 1:
         raise UserError(f"errors takes one file of --predictions, not {len(args.predictions)}; compare takes several")
-    photos = photo_folder()
+    photos, rules = photo_folder(), protocol.read_protocol(args.iou, args.max_dets, args.areas)
     ground_truth = coco.read_annotations(Path(args.annotations).expanduser())
-    results, notes = read_results(args.predictions[0], ground_truth)
-    for note in notes:
+    table = read_detector_classes(args.categories)
+    results, notes = read_results(args.predictions[0], ground_truth, table, args.class_map)
+    for note in [*describe_conventions(ground_truth), *notes]:
         print(f"note: {note}")
-    found = errors.analyse(ground_truth, results, args.precision)
+    found = errors.analyse(ground_truth, results, args.precision, rules)
     said = advice.advise(found)
     errors.write_errors(found, said, output)
     mistakes.write_mistakes(found, output / "mistakes.csv")
@@ -100,6 +105,11 @@ def find_errors(more: list[str]) -> None:
     print(f"see {output}: errors.json, tables (*.csv), pictures (*.png), thresholds.json")
 
 
+def read_detector_classes(given: str | None) -> Categories | None:
+    """The table that ``--categories`` names: a file, or the word ``coco``."""
+    return coco.COCO_CATEGORIES if given == "coco" else given and read_classes(given)
+
+
 def describe(found: Analysis) -> str:
     """The figures in a few lines."""
     metrics = found.metrics
@@ -111,6 +121,8 @@ def describe(found: Analysis) -> str:
         count = found.tide.counts.get(name)
         number = "" if count is None else f"{count:7,d}"
         lines.append(f"  {name:5} {100 * found.tide.costs[name]:6.2f} AP50 {number:>8}  {meaning}")
+    if found.other:
+        lines.append(protocol.format_figures(found.other.protocol, found.other.numbers))
     return "\n".join(lines)
 
 
@@ -219,6 +231,10 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("workdir", [], "curves: a run, or a log of another program; NAME=PATH names it.")
     flags.DEFINE_enum("x", None, AXES, "curves: over what they are drawn; by default what the runs have in common.")
     define("output", None, "Folder for what is found.")
+    define("categories", None, "Classes of the detector whose ids the results have: a COCO file, or the word coco.")
+    define("class_map", None, "JSON file {detector's class name: dataset's class name} where they differ.")
+    for name, meaning in protocol.OPTIONS.items():
+        define(name, None, meaning)
     flags.DEFINE_float("precision", 0.9, "Precision for which a threshold of each class is computed, too.")
 
 

@@ -66,6 +66,7 @@ def evaluations(programs, tmp_path_factory):
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
     other = (f"--workdir={workdir}", "--data_name=other")
+    corrupted = f"--checkpoint={workdir}/checkpoints/6", "--corrupt=noise,jpeg", "--severity=1,5"
     commands = {
         "best": [f"--workdir={workdir}"],
         "ones": [f"--checkpoint={workdir}/checkpoints/6", "--batch_size=1"],
@@ -81,6 +82,9 @@ def evaluations(programs, tmp_path_factory):
         "no checkpoint": [f"--checkpoint={folder}/nowhere"],
         "empty workdir": [f"--workdir={folder}"],
         "damaged": [f"--workdir={folder}/damaged"],
+        "corrupted": [*corrupted, "--batch_size=3"],
+        "corrupted ones": [*corrupted, "--batch_size=1"],
+        "fog": [f"--workdir={workdir}", "--corrupt=fog"],
         "nothing": [],
     }
     full = [
@@ -102,6 +106,10 @@ def test_files_and_the_twelve_lines(evaluations):
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert sum(" @[ IoU=" in line for line in done.stdout.splitlines()) == 12
     assert str(folder) in done.stdout
+    (head,) = [n for n, line in enumerate(done.stdout.splitlines()) if line.split()[:2] == ["class", "AP"]]
+    rows = [line.split() for line in done.stdout.splitlines()[head + 1 : head + 4]]
+    assert {row[0] for row in rows} == {"circle", "rectangle", "triangle"}
+    assert sum(int(row[-1]) for row in rows) == len(predictions(evaluations, "best"))
     with (folder / "per_class.csv").open() as file:
         assert [(row["id"], row["name"]) for row in csv.DictReader(file)] == [
             ("3", "circle"), ("7", "rectangle"), ("12", "triangle"),
@@ -160,6 +168,19 @@ def test_the_canvas_changes_nothing(programs):
     assert_alike(ours, theirs)
 
 
+def test_corruption_is_measured_beside_the_clean_figures(evaluations):
+    """Clean figures are those without the flag to the last bit; the batch size changes no corruption."""
+    folder, done = evaluations["corrupted"]
+    assert done.returncode == 0 and done.stderr == "" and "Gaussian noise" in done.stdout
+    assert (folder / "predictions.json").read_bytes() == (evaluations["threes"][0] / "predictions.json").read_bytes()
+    tables = [
+        json.loads((evaluations[name][0] / "robustness.json").read_text()) for name in ("corrupted", "corrupted ones")
+    ]
+    losses = [[row["AP50"] for row in table["corruptions"]] for table in tables]
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert {"robustness.csv", "robustness.png", "corruptions.png"} <= {path.name for path in folder.iterdir()}
+
+
 def test_original_ids_come_out(evaluations):
     rows = predictions(evaluations, "best")
     assert {row["category_id"] for row in rows} <= {3, 7, 12}
@@ -198,6 +219,7 @@ def test_classes_are_matched_by_name(evaluations):
         ("empty workdir", ["holds no checkpoint"]),
         ("damaged", ["damaged", "model/d/"]),
         ("nothing", ["--workdir", "--checkpoint"]),
+        ("fog", ["--corrupt does not know 'fog'", "noise, shot, blur"]),
     ],
 )
 def test_mistakes_are_one_sentence(evaluations, name, words):

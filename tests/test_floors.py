@@ -26,7 +26,7 @@ GROUND = {
     "config_check",
     "config_forms",
 }
-GROUND |= {"words", "cli", "heap", "devices", "signals", "crashes", "hosts", "remote"}
+GROUND |= {"class_names", "words", "cli", "heap", "devices", "signals", "crashes", "hosts", "remote"}
 INFERENCE = {"ops", "datasets", "weights", "evaluation", "models", "batches", "inference"}
 MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself and the ground
     **{name: set() for name in GROUND},

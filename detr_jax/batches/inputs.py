@@ -5,6 +5,7 @@ fifth of the time and is within one level for each resize that enlarges. With ``
 decodes (``Photos``), and the training step takes the views (``ops/resample.py``). ``features.py`` has a third reader.
 """
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -22,6 +23,7 @@ from detr_jax.structures import Batch, Bucket, Inputs, Photos, Pixels, Targets, 
 # Pixels a side of the canvas of whole photos. A photo is then at most 3 MB, as much as COCO's largest canvas, and
 # resampling costs a few percent of an R50's step; larger ones would take longer to send than resizing them saves.
 LARGEST_SIDE = 1024
+Change = Callable[[UInt8[np.ndarray, "h w 3"], int], UInt8[np.ndarray, "h w 3"]]
 Objects = tuple[Float[np.ndarray, "n 4"], Int[np.ndarray, " n"]]  # boxes (cx, cy, w, h) in [0, 1] and labels
 
 
@@ -73,10 +75,16 @@ class PixelReader:
     Args:
       resize: ``augmentation.exact`` or ``augmentation.fast``.
       limits: how large an image file may be.
+      change: what is done to each image before its view is taken: (pixels, image id) -> pixels of the same shape.
     """
 
-    def __init__(self, resize: augmentation.Resize = augmentation.exact, limits: Limits = LIMITS):
-        self._resize, self._limits = resize, limits
+    def __init__(
+        self,
+        resize: augmentation.Resize = augmentation.exact,
+        limits: Limits = LIMITS,
+        change: Change | None = None,
+    ):
+        self._resize, self._limits, self._change = resize, limits, change
 
     def empty(self, bucket: Bucket, rows: int) -> Pixels:
         """Canvases of the bucket's shape."""
@@ -85,6 +93,7 @@ class PixelReader:
     def read(self, images: ImageSource, index: int, view: View, bucket: Bucket, inputs: Pixels, row: int) -> Objects:
         """See ``Reader``."""
         record, image = read_image(images, index, limits=self._limits)
+        image = self._change(image, record.image_id) if self._change else image
         (height, width), canvas = (int(side) for side in view.size), inputs.pixels[row]
         corner, boxes = canvas[:height, :width], record.boxes_xyxy_pixels
         _, *objects = augmentation.apply(image, boxes, record.labels, view, self._resize, corner)

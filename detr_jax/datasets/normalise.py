@@ -5,6 +5,7 @@ its fields cannot be understood:
 
 - Numbers may be written as text. Ids are integers.
 - A size that is no positive whole number is unknown, and left out: the image's own is meant.
+- An image without ``file_name`` is called by the last folder and name of its ``coco_url``, as LVIS has it.
 - Names are text. A category without a name, or with a blank one, is called by the category's id.
 - ``area`` that is null, negative or no number is width times height; ``iscrowd`` is 0 or 1.
 - The id of an annotation only names it in messages: it may be missing, repeat, or be any text.
@@ -89,6 +90,8 @@ def _integer_of(entry: dict, field: str) -> int:
 
 def _image(entry: dict) -> dict:
     name = entry.get("file_name", _MISSING)
+    if name is _MISSING and isinstance(entry.get("coco_url"), str):  # LVIS names its images so: .../val2017/7.jpg
+        name = "/".join(entry["coco_url"].split("/")[-2:])
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str) or not name.strip() or _half_characters.search(name) or "\0" in name:

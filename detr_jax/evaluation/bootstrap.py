@@ -14,9 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-from detr_jax.evaluation.average_precision import EVERY_IOU, IOUS, RECALLS, MatchTable
+from detr_jax.evaluation.average_precision import RECALLS, MatchTable
+from detr_jax.evaluation.protocol import COCO
 
 NUMBERS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+IOUS = len(COCO.ious)
+EVERY_IOU = (1 << IOUS) - 1
 AT_ONCE = 1 << 22  # numbers that are computed together: of all draws unless a class has very many objects
 
 
@@ -51,7 +54,7 @@ def score_draws(matches: MatchTable, classes: int, weights: Int[np.ndarray, "I R
 
 def _score_some(matches: MatchTable, classes: int, weights: Float[np.ndarray, "I R"]) -> Draws:
     areas, draws = len(matches.hits), weights.shape[1]
-    values = np.full((areas, classes, len(IOUS), draws), np.nan)
+    values = np.full((areas, classes, IOUS, draws), np.nan)
     ends = np.searchsorted(matches.labels, np.arange(classes + 1))
     for a in range(areas):
         objects = np.flatnonzero(matches.counted[a])
@@ -96,7 +99,7 @@ def _average_precision(
     weights: Float[np.ndarray, "I R"],
 ) -> Float[np.ndarray, "10 R"]:
     """Of the detections of one class, by descending score."""
-    values = np.zeros((len(IOUS), len(objects)))
+    values = np.zeros((IOUS, len(objects)))
     places = np.flatnonzero(hits)
     if not places.size:
         return values
@@ -104,7 +107,7 @@ def _average_precision(
     whole, partly = np.flatnonzero(counts == EVERY_IOU), np.flatnonzero((counts > 0) & (counts != EVERY_IOU))
     before = _sum_up_to(places, whole, images, weights)
     levels, offsets = _levels_of(objects)
-    for t in range(len(IOUS)):
+    for t in range(IOUS):
         here = np.flatnonzero(hits[places] >> t & 1)
         if not here.size:
             continue

@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from pycocotools import coco as coco_api
 from pycocotools import mask as mask_api
-from pycocotools.coco import COCO
 
 from detr_jax import files
 from detr_jax.errors import UserError
-from detr_jax.evaluation import average_precision, plots
-from detr_jax.evaluation.average_precision import Instances, MatchTable, Scores
+from detr_jax.evaluation import average_precision, plots, protocol
+from detr_jax.evaluation.average_precision import Instances, MatchTable, Scores, mean_over_existing
+from detr_jax.evaluation.protocol import COCO, OtherFigures, Protocol
 
 NO_OBJECTS = "the ground truth has no objects, so there is nothing to score: AP is -1"
-MAX_DETECTIONS = average_precision.LIMITS[-1]  # of one class in one image
+MAX_DETECTIONS = COCO.limits[-1]  # of one class in one image
 SHAPE_KEY = {"bbox": "bbox", "segm": "segmentation"}  # where a result keeps what is compared
 
 
@@ -38,6 +39,7 @@ class ClassMetrics(NamedTuple):
     AR100: float
     images: int  # with at least one object of the class; crowds do not count
     objects: int
+    detections: int = 0
 
 
 class CocoMetrics(NamedTuple):
@@ -96,19 +98,17 @@ def evaluate(
     """
     truth = read_truth(ground_truth, image_ids, iou_type)
     check_results(ground_truth, results, iou_type)
-    return summarise(truth, _match(truth, results, iou_type), iou_type)
+    return summarise(truth, match_results(truth, results, iou_type=iou_type), iou_type)
 
 
 def summarise(truth: Truth, matches: MatchTable, iou_type: str = "bbox") -> CocoMetrics:
-    """The numbers of detections that have been matched with these objects."""
-    precision, recall = scores = average_precision.score(matches, len(truth.classes))
-    numbers = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *(precision[..., a] for a in (1, 2, 3))]
-    numbers += [*(recall[..., 0, m] for m in (0, 1, 2)), *(recall[..., a, -1] for a in (1, 2, 3))]
+    """The numbers of detections that have been matched with these objects by COCO's rules."""
+    scores = average_precision.score(matches, len(truth.classes))
     return CocoMetrics(
-        *(_mean_over_existing(values) for values in numbers),
+        *(mean_over_existing(scores.values(figure)) for figure in protocol.list_figures(COCO)),
         mean_iou=float(matches.overlaps.mean()) if matches.overlaps.size else -1.0,
-        classes=_class_rows(truth, scores),
-        precision=precision[..., 0],
+        classes=_class_rows(truth, scores, matches),
+        precision=scores.precision[..., 0],
         iou_type=iou_type,
     )
 
@@ -127,7 +127,7 @@ def read_truth(ground_truth: dict, image_ids: list[int] | None = None, iou_type:
     if iou_type == "bbox":
         shapes = _boxes(rows)
     else:
-        coco = COCO()
+        coco = coco_api.COCO()
         coco.imgs = {image["id"]: image for image in ground_truth["images"]}
         shapes = [coco.annToRLE(annotation) for annotation in rows]
     areas = [a["bbox"][2] * a["bbox"][3] if a.get("area") is None else a["area"] for a in rows]
@@ -190,33 +190,31 @@ def read_detections(truth: Truth, results: list[dict], iou_type: str) -> tuple[I
     return _instances(rows, truth.images, truth.classes, areas, shapes), confidences
 
 
-def _match(truth: Truth, results: list[dict], iou_type: str, **options) -> MatchTable:
+def match_results(truth: Truth, results: list[dict], rules: Protocol = COCO, iou_type: str = "bbox") -> MatchTable:
+    """Matches checked rows of the COCO results format with these objects."""
     found = read_detections(truth, results, iou_type)
-    return average_precision.match_all(truth.objects, truth.crowds, *found, **options)
+    return average_precision.match_all(truth.objects, truth.crowds, *found, rules)
 
 
-def _mean_over_existing(values: np.ndarray) -> float:
-    """COCO's mean: -1 marks what does not exist and is left out; -1 if nothing exists."""
-    existing = values[values > -1]
-    return float(existing.mean()) if existing.size else -1.0
-
-
-def _class_rows(truth: Truth, scores: Scores) -> list[ClassMetrics]:
+def _class_rows(truth: Truth, scores: Scores, matches: MatchTable) -> list[ClassMetrics]:
     precision, recall = scores.precision[..., 0], scores.recall[:, :, 0, -1]
     real = truth.crowds == 0
-    objects = np.bincount(truth.objects.labels[real], minlength=len(truth.names))
+    objects, detections = (
+        np.bincount(labels, minlength=len(truth.names)) for labels in (truth.objects.labels[real], matches.labels)
+    )
     pairs = np.unique(truth.objects.groups(len(truth.images))[real])  # of class and image
     images = np.bincount(pairs // len(truth.images), minlength=len(truth.names))
     return [
         ClassMetrics(
             id=int(category_id),
             name=truth.names[k],
-            AP=_mean_over_existing(precision[:, :, k]),
-            AP50=_mean_over_existing(precision[0, :, k]),
-            AP75=_mean_over_existing(precision[5, :, k]),
-            AR100=_mean_over_existing(recall[:, k]),
+            AP=mean_over_existing(precision[:, :, k]),
+            AP50=mean_over_existing(precision[0, :, k]),
+            AP75=mean_over_existing(precision[5, :, k]),
+            AR100=mean_over_existing(recall[:, k]),
             images=int(images[k]),
             objects=int(objects[k]),
+            detections=int(detections[k]),
         )
         for category_id, k in truth.classes.items()
     ]
@@ -224,28 +222,29 @@ def _class_rows(truth: Truth, scores: Scores) -> list[ClassMetrics]:
 
 def format_summary(metrics: CocoMetrics) -> str:
     """The twelve lines that pycocotools prints."""
-    ious = ["0.50:0.95", "0.50", "0.75", *["0.50:0.95"] * 9]
-    areas = ["all", "all", "all", "small", "medium", "large"] * 2
-    limits = [100] * 6 + [1, 10] + [100] * 4
-    titles = [" Average Precision  (AP)"] * 6 + [" Average Recall     (AR)"] * 6
-    return "\n".join(
-        f"{title} @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {number:0.3f}"
-        for title, iou, area, limit, number in zip(titles, ious, areas, limits, metrics.numbers, strict=True)
-    )
+    return protocol.format_figures(COCO, metrics.numbers)
 
 
-def write_evaluation(metrics: CocoMetrics, results: list[dict], folder: str | os.PathLike) -> None:
-    """Writes metrics.json, per_class.csv, predictions.json and pr_curve.png into ``folder``, each file whole."""
+def write_evaluation(
+    metrics: CocoMetrics, results: list[dict], folder: str | os.PathLike, other: OtherFigures | None = None
+) -> None:
+    """Writes metrics.json, per_class.csv, predictions.json and pr_curve.png into ``folder``, each file whole.
+
+    ``other``: figures by other rules, written beside COCO's.
+    """
     folder = Path(folder)
     summary = {
         **dict(zip(NAMES, metrics.numbers, strict=True)),
         "mean_iou": metrics.mean_iou,
         f"coco_eval_{metrics.iou_type}": metrics.numbers,
+        **(other.as_record() if other else {}),
         "classes": [row._asdict() for row in metrics.classes],
     }
     with files.replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    files.write_csv(folder / "per_class.csv", [ClassMetrics._fields, *metrics.classes])
+    more = [other.names, *other.of_classes] if other else [[]] * (1 + len(metrics.classes))
+    table = zip([ClassMetrics._fields, *metrics.classes], more, strict=True)
+    files.write_csv(folder / "per_class.csv", [[*row, *further] for row, further in table])
     with files.replacing(folder / "predictions.json") as path:
         path.write_text(json.dumps(results), encoding="utf-8")
     plots.pr_curve(metrics, folder / "pr_curve.png")
@@ -303,11 +302,11 @@ def check_ground_truth(ground_truth: dict) -> list[str]:
         ground_truth = {**ground_truth, "annotations": kept}
     (image_id, class_id), most = Counter((a["image_id"], a["category_id"]) for a in objects).most_common(1)[0]
     # Without COCO's limit on detections, which lowers AP but is no fault of the data.
-    every_size, most_counted = average_precision.AREAS[:1], max(MAX_DETECTIONS, most)
+    rules = COCO._replace(areas=COCO.areas[:1], limits=(max(MAX_DETECTIONS, most),))
     truth = read_truth(ground_truth)
-    matches = _match(truth, results, "bbox", areas=every_size, most=most_counted)
-    scores = average_precision.score(matches, len(truth.classes), [most_counted])
-    AP, AP50 = _mean_over_existing(scores.precision), _mean_over_existing(scores.precision[0])
+    matches = match_results(truth, results, rules)
+    scores = average_precision.score(matches, len(truth.classes))
+    AP, AP50 = mean_over_existing(scores.precision), mean_over_existing(scores.precision[0])
     if AP50 < 1 - 1e-9:
         pairs = zip(ground_truth["annotations"], matches.found.tolist(), strict=True)
         missed = [a.get("id") for a, found in pairs if not found and not a.get("iscrowd")]

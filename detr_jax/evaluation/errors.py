@@ -29,7 +29,9 @@ from detr_jax.evaluation.operating_points import (
     thin,
     with_precision,
 )
+from detr_jax.evaluation.other_rules import evaluate_by
 from detr_jax.evaluation.pairing import Pairing, pair
+from detr_jax.evaluation.protocol import COCO, OtherFigures, Protocol
 from detr_jax.evaluation.suspects import ImageErrors, Suspect, find_suspects, rank_images
 from detr_jax.evaluation.tide import TYPES, Tide, find_errors
 
@@ -41,6 +43,7 @@ class Analysis(NamedTuple):
     """The analysis. Rows of classes and images are in the order of their ids."""
 
     metrics: CocoMetrics
+    other: OtherFigures | None  # by other rules, where they were asked for
     image_ids: list[int]
     file_names: list[str]
     sizes: Float[np.ndarray, "I 2"]  # (height, width) of each image; infinite where it is not stated
@@ -83,13 +86,14 @@ class Analysis(NamedTuple):
         return dict(zip(TYPES, counts, strict=True)) | {"Miss": missed, "FP": all_wrong, "FN": not_found}
 
 
-def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9) -> Analysis:
+def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9, rules: Protocol = COCO) -> Analysis:
     """Compares results with ground truth.
 
     Args:
       ground_truth: a COCO instances dictionary.
       results: checked rows of the COCO results format.
       precision: for which a threshold of each class is computed, too.
+      rules: by which figures are given beside COCO's; the errors themselves are always those at IoU 0.5.
     """
     truth = coco_eval.read_truth(ground_truth)
     detections, scores = coco_eval.read_detections(truth, results, "bbox")
@@ -105,6 +109,7 @@ def analyse(ground_truth: dict, results: list[dict], precision: float = 0.9) -> 
     sizes = np.array([[image.get("height") or np.inf, image.get("width") or np.inf] for image in ordered], float)
     return Analysis(
         metrics=metrics,
+        other=evaluate_by(rules, ground_truth, results) if rules != COCO else None,
         image_ids=list(truth.images),
         file_names=[str(image.get("file_name", "")) for image in ordered],
         sizes=sizes.reshape(-1, 2),
@@ -149,6 +154,7 @@ def as_json(errors: Analysis, advice: list[str]) -> dict[str, Any]:
         "detections": len(pairing.scores),
         **dict(zip(coco_eval.NAMES, errors.metrics.numbers, strict=True)),
         "mean_iou": errors.metrics.mean_iou,
+        **(errors.other.as_record() if errors.other else {}),
         "advice": advice,
         "tide": {name: 100 * cost for name, cost in errors.tide.costs.items()},
         "tide_counts": errors.tide.counts,

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as mask_api
 
-from detr_jax.evaluation.average_precision import AREAS
 from detr_jax.evaluation.pairing import Pairing
+from detr_jax.evaluation.protocol import COCO
 
 EDGE = 1.0  # pixels from the border of the image at which an object counts as cut off
 CROWDED = (0.1, 0.4)  # IoU with the nearest other object that separates alone, near and overlapped
@@ -56,7 +56,7 @@ def group_misses(
 
 
 def _by_size(pairing: Pairing) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
-    edges = [AREAS[1][1], AREAS[3][0]]
+    edges = [COCO.areas[1].high, COCO.areas[3].low]
     return np.digitize(pairing.objects.areas, edges), ("small (under 32x32)", "medium", "large (from 96x96)")
 
 

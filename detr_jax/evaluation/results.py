@@ -10,15 +10,20 @@ from pycocotools import mask as mask_api
 
 from detr_jax.errors import UserError
 from detr_jax.evaluation.coco_eval import check_results
+from detr_jax.evaluation.translation import translate_results
+from detr_jax.structures import Categories
 
 MOST_BYTES = 600_000_000  # ten times COCO's 5,000 images with 100 detections each; as Python objects 6 GB
 SAMPLE = 2000  # the best detections, by which the format of boxes is told
 CLEAR = 0.2  # share of them that must find an object in another format, and at most half of it in COCO's
 
 
-def read_results(path: str | Path, ground_truth: dict) -> tuple[list[dict], list[str]]:
+def read_results(
+    path: str | Path, ground_truth: dict, table: Categories | None = None, class_map: str | None = None
+) -> tuple[list[dict], list[str]]:
     """The rows of a results file, with ``bbox`` in COCO's format, and sentences about what was understood.
 
+    ``table`` and ``class_map`` translate the category ids of another dataset: see ``translation``.
     Raises UserError when it cannot be read, is no results file, or does not belong to the ground truth.
     """
     path = Path(path).expanduser()
@@ -34,6 +39,16 @@ def read_results(path: str | Path, ground_truth: dict) -> tuple[list[dict], list
         _check_row(row, path, number)
     if without_box:
         notes.append(f"{path} has masks and no boxes; the boxes around the masks are used")
+    dataset = Categories.from_rows(ground_truth["categories"])
+    rows, said = translate_results(rows, dataset, table, class_map)
+    notes += said
+    strangers = {row.get("category_id") for row in rows} - {None, *dataset.ids}
+    if strangers and table is None:
+        some = ", ".join(sorted(map(repr, strangers))[:5])
+        raise UserError(
+            f"{path}: results name categories that the ground truth does not have: {some}; if these are the ids of "
+            "another dataset, name the detector's classes with --categories=FILE"
+        )
     try:
         check_results(ground_truth, rows, "bbox")
     except UserError as error:

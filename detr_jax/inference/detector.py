@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from detr_jax import devices
-from detr_jax.batches.inputs import PixelReader
+from detr_jax.batches.inputs import Change, PixelReader
 from detr_jax.batches.pipeline import Pipeline, to_device
 from detr_jax.batches.plan import PlannedBatch, make_evaluation_plan
 from detr_jax.config import Config, DataConfig, ModelConfig
@@ -75,16 +75,18 @@ class Detector:
         found = dict(self.over(source, batch_size)) if len(source) else {}
         return [found[row] for row in range(len(source))]
 
-    def over(self, images: Split | ImageFiles, batch_size: int) -> Iterator[tuple[int, Detections]]:
+    def over(
+        self, images: Split | ImageFiles, batch_size: int, change: Change | None = None
+    ) -> Iterator[tuple[int, Detections]]:
         """(row, its detections) for every image, on every host, in the order of their canvases.
 
         An image of a split that cannot be decoded has no detection at all; any other has some, however unlikely.
         ``batch_size`` is rounded up to a multiple of the devices. The next batch is handed to the devices before the
-        results of the last one are fetched.
+        results of the last one are fetched. ``change`` is done to each image of a split: see ``PixelReader``.
         """
         plan = make_evaluation_plan(self.data, images, -(-batch_size // self.mesh.size) * self.mesh.size)
         limits = Limits(*self.data.image_limits)
-        reader = UprightReader() if isinstance(images, ImageFiles) else PixelReader(limits=limits)
+        reader = UprightReader() if isinstance(images, ImageFiles) else PixelReader(limits=limits, change=change)
         pipeline = Pipeline(
             images, plan, part=(jax.process_index(), jax.process_count()), threads=self.data.threads, reader=reader
         )

@@ -8,9 +8,10 @@
     tb/            the same rows for TensorBoard
     curves.png     the same rows as a picture
 
-A training row has ``step``, ``loss`` and whatever else the step measures; an evaluation row has ``step`` and
-``coco_eval_bbox``, COCO's twelve numbers. Every row is on its way to the disk when ``write`` returns, and
-``metrics.csv`` and ``curves.png`` can be made from ``metrics.jsonl`` alone: a run killed at any moment loses nothing.
+A training row has ``step``, ``loss`` and whatever else the step measures; an evaluation row has ``step``,
+``coco_eval_bbox``, COCO's twelve numbers, and ``AP_per_class``, AP by the name of the class, which is in no table.
+Every row is on its way to the disk when ``write`` returns, and ``metrics.csv`` and ``curves.png`` can be made from
+``metrics.jsonl`` alone: a run killed at any moment loses nothing.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from detr_jax import files
 from detr_jax.config import Config
 from detr_jax.config_forms import to_dict
 from detr_jax.evaluation import coco_eval, plots
+from detr_jax.evaluation.class_table import format_ends
 from detr_jax.training import run_record
 
 try:
@@ -146,6 +148,8 @@ class Logbook:
             self._bar.n = row["step"]
             self._bar.set_postfix_str(f"loss {row['loss']:.4g}" if row.get("loss") is not None else "", refresh=True)
         self.say(line, echo=self._bar is None or evaluation)
+        if row.get("AP_per_class"):
+            self.say(f"step {row['step']}  {format_ends(row['AP_per_class'])}")
         pause = max(CURVES_EVERY, self._curves_took / CURVES_SHARE)
         if evaluation or time.monotonic() - self._curves_at > pause:
             self._draw_curves()
@@ -223,7 +227,7 @@ def _flat(row: dict) -> dict:
     for key, value in row.items():
         if key.startswith("coco_eval") and value is not None:
             flat |= {f"{key}/{name}": number for name, number in zip(coco_eval.NAMES, value, strict=True)}
-        else:
+        elif key != "AP_per_class":  # per_class.csv has it as a table
             flat[key] = json.dumps(value) if isinstance(value, list | dict) else value
     return flat
 

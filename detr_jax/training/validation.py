@@ -9,6 +9,7 @@ import numpy as np
 from detr_jax import drawing
 from detr_jax.datasets.split import Split
 from detr_jax.evaluation import coco_eval
+from detr_jax.evaluation.class_table import average_precisions
 from detr_jax.images.decoding import Limits, decode
 from detr_jax.inference.detector import make_detector
 from detr_jax.models.network import Arrays
@@ -58,7 +59,7 @@ class Validation:
             coco_eval.write_evaluation(metrics, results, self._workdir / "eval" / str(step))
             if found:
                 drawing.save(self._draw(found), self._workdir / "samples" / f"step_{step:08d}.png")
-        row = {"step": step, "coco_eval_bbox": metrics.numbers}
+        row = {"step": step, "coco_eval_bbox": metrics.numbers, "AP_per_class": average_precisions(metrics.classes)}
         return row | ({"broken_validation_images": broken} if broken else {})
 
     def _draw(self, found: dict[int, Detections]) -> drawing.Picture:

@@ -46,6 +46,14 @@ def table(folder):
     return list(csv.DictReader((folder / "metrics.csv").open()))
 
 
+def test_the_classes_are_a_line_of_their_own(tmp_path):
+    with Logbook(tmp_path, Config(), steps=1, terminal=False) as book:
+        book.write({"step": 1, "coco_eval_bbox": TWELVE, "AP_per_class": {"cat": 0.25, "dog": 0.75}})
+    assert jsonl(tmp_path)[0]["AP_per_class"] == {"cat": 0.25, "dog": 0.75}
+    assert "step 1  AP of the classes: dog 0.750, cat 0.250" in (tmp_path / "train.log").read_text()
+    assert "AP_per_class" not in table(tmp_path)[0]
+
+
 def test_rows_in_every_file(tmp_path):
     unbroken(tmp_path, 4)
     rows = jsonl(tmp_path)

@@ -53,6 +53,7 @@ def test_the_annotations_reach_1_and_everything_is_written(split, tmp_path):
     without = sum(not len(split[index].labels) for index in range(VAL))  # a real detector always finds something
     assert row["step"] == 20 and row.get("broken_validation_images", 0) == without
     assert abs(row["coco_eval_bbox"][0] - 1.0) < 1e-6 and knowing.seen == list(range(VAL)) and knowing.arrays is arrays
+    assert set(row["AP_per_class"]) <= set(split.categories.names) and row["AP_per_class"]
     found = json.loads((tmp_path / "eval/20/predictions.json").read_text())
     assert len(found) == sum(len(split[row].labels) for row in range(VAL))
     assert (tmp_path / "samples/step_00000020.png").stat().st_size > 1000

@@ -54,7 +54,7 @@ def read_output(predictions: str) -> Path:
     """The folder of --output. Raises UserError when a flag is missing; ``predictions`` is how to pass those."""
     args = flags.FLAGS
     for name in ("annotations", "predictions", "output"):
-        if not getattr(args, name):
+        if getattr(args, name) in (None, "", [], [""]):
             raise UserError(f"--{name} is missing; pass --annotations=FILE {predictions} --output=DIR")
     return output_folder()
 

@@ -45,6 +45,7 @@ def answers(programs, folder):
         "two for errors": flags("dt.json", "never", f"--predictions={folder / 'few.json'}"),
         "few draws": versus("never", f"{folder / 'dt.json'}", "--draws=1"),
         "info of nobody": versus("never", f"{folder / 'dt.json'}", f"--info=b={folder / 'info.json'}"),
+        "no predictions": versus("never", ""),
         "no photos": versus("never", f"{folder / 'dt.json'}", "--images=nowhere"),
     }
     return dict(zip(commands, programs.run_all("analyze", list(commands.values())), strict=True))
@@ -98,6 +99,7 @@ MISTAKES = {
     "two for errors": ["errors takes one file of --predictions, not 2"],
     "few draws": ["--draws=1 must be 50 to"],
     "info of nobody": ["--info names 'b'"],
+    "no predictions": ["--predictions is missing", "NAME=FILE"],
     "no photos": ["--images=nowhere is no folder"],
     "no verb": ["a verb is missing", "choose from errors, compare, curves"],
     "another verb": ["'mistakes' is not understood"],

@@ -32,6 +32,8 @@ class Draws(NamedTuple):
 
 def draw_images(images: int, draws: int, seed: int) -> Int[np.ndarray, "I R"]:
     """How often each image is drawn when as many are drawn as there are, with replacement."""
+    if not images:
+        return np.zeros((0, draws), int)
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), draws).T
 
 

@@ -2,8 +2,8 @@
 
 Intervals reach 1.96 standard deviations of the draws of a paired bootstrap to both sides. AP on few images is too high
 on average, and so are the draws against the estimate: the interval of an AP is moved by as much, in a difference it
-cancels. On small made-up sets such intervals held the truth in 94 to 97 of 100 cases, the percentiles of the draws in
-55 to 90.
+cancels. On 200 sets each of 30, 100 and 400 made-up images, such intervals held the truth in 94, 96 and 96 % (AP) and
+96, 97 and 96 % (difference); the percentiles of the draws in 53 to 67 % and 92 to 94 %.
 """
 
 from itertools import combinations
@@ -105,6 +105,7 @@ class Bench(NamedTuple):
     """What detectors are measured on: the ground truth, and the draws of its images."""
 
     truth: Truth
+    image_ids: list
     file_names: list[str]
     weights: Int[np.ndarray, "I R"]
     seed: int
@@ -128,7 +129,7 @@ def set_up(ground_truth: dict, draws: int = DRAWS, seed: int = 0) -> Bench:
     truth = coco_eval.read_truth(ground_truth)
     table = {image["id"]: str(image.get("file_name", "")) for image in ground_truth["images"]}
     weights = bootstrap.draw_images(len(truth.images), draws, seed)
-    return Bench(truth, [table[image_id] for image_id in truth.images], weights, seed)
+    return Bench(truth, list(truth.images), [table[image_id] for image_id in truth.images], weights, seed)
 
 
 def measure_detector(bench: Bench, name: str, results: list[dict]) -> Measured:

@@ -101,8 +101,8 @@ def _images_json(comparison: Comparison, difference: Difference) -> dict[str, An
 
 
 def _image(comparison: Comparison, image: int) -> dict[str, Any]:
-    image_id = list(comparison.bench.truth.images)[image]
-    return {"image_id": image_id, "file_name": comparison.bench.file_names[image]}
+    bench = comparison.bench
+    return {"image_id": bench.image_ids[image], "file_name": bench.file_names[image]}
 
 
 def _known(value: float) -> float | None:

@@ -68,7 +68,7 @@ def _draw_published(panel: Axes, detectors: list[Measured], rows: list[Published
 
 def draw_classes(comparison: Comparison, differences: list[Difference]) -> Figure:
     """AP of each class against the first detector, with intervals; grey where it may be chance."""
-    counts = [sum(not np.isnan(one.estimate) for one in difference.classes) for difference in differences]
+    counts = [sum(one.estimate != 0 for one in difference.classes) for difference in differences]
     height = min(max(counts), MOST_ROWS)
     figure = Figure(figsize=(5.5 * len(differences) + 1, max(0.24 * height + 1.6, 3)), layout="constrained")
     for panel, difference in zip(figure.subplots(1, len(differences), squeeze=False)[0], differences, strict=True):
@@ -77,14 +77,17 @@ def draw_classes(comparison: Comparison, differences: list[Difference]) -> Figur
 
 
 def _draw_classes(panel: Axes, class_names: list[str], difference: Difference) -> None:
-    known = [k for k, interval in enumerate(difference.classes) if not np.isnan(interval.estimate)]
+    known = [
+        k for k, interval in enumerate(difference.classes) if interval.estimate and not np.isnan(interval.estimate)
+    ]
     known = sorted(known, key=lambda k: -abs(difference.classes[k].estimate))[:MOST_ROWS]
     known = sorted(known, key=lambda k: difference.classes[k].estimate)
     for row, k in enumerate(known):
         interval = difference.classes[k]
         color = {1: "C2", -1: "C3", 0: "C7"}[interval.sign]
         panel.plot([100 * interval.low, 100 * interval.high], [row, row], color=color, linewidth=1.5)
-        panel.plot(100 * interval.estimate, row, "o", color=color, markersize=4)
+        filled = "white" if np.isnan(interval.low) else color
+        panel.plot(100 * interval.estimate, row, "o", color=color, markerfacecolor=filled, markersize=4)
     panel.axvline(0, color="black", linewidth=0.8)
     panel.set_yticks(
         range(len(known)), [names.legible(class_names[k]) for k in known], fontsize=8, parse_math=False,
@@ -93,7 +96,7 @@ def _draw_classes(panel: Axes, class_names: list[str], difference: Difference) -
     panel.set_ylim(-0.7, len(known) - 0.3)
     panel.grid(axis="x", alpha=0.3)
     panel.set_title(f"{names.legible(difference.name)} minus {names.legible(difference.minus)}", parse_math=False)
-    panel.set_xlabel("AP of a class, 95 % intervals (grey: may be chance)")
+    panel.set_xlabel("AP of a class, 95 % intervals (grey: may be chance; hollow: too few images)")
 
 
 def draw_error_types(detectors: list[Measured]) -> Figure:

@@ -35,7 +35,8 @@ def name_files(values: Sequence[str], flag: str) -> dict[str, Path]:
 
 def _split(value: str) -> list[str]:
     """At commas, unless there is a file whose name has them."""
-    if _divide(value)[1].is_file():
+    name, path = _divide(value)
+    if path.is_file() and (Path(value).expanduser() == path or "," not in name):
         return [value]
     return [part.strip() for part in value.split(",") if part.strip()]
 

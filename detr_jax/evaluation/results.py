@@ -1,5 +1,6 @@
 """Result files in COCO's format, of any detector: read, checked, and understood where it is clear what is meant."""
 
+import heapq
 import json
 import math
 from pathlib import Path
@@ -119,7 +120,7 @@ def _is_number(value) -> bool:
 
 def guess_format(rows: list[dict], ground_truth: dict) -> str:
     """``xywh``, or another format in which the best detections clearly fit the objects better."""
-    best = sorted(rows, key=lambda row: -row["score"])[:SAMPLE]
+    best = heapq.nlargest(SAMPLE, rows, key=lambda row: row["score"])
     by_image: dict = {}
     for annotation in ground_truth["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation["bbox"])

@@ -79,10 +79,9 @@ def _judge_ap(difference: Difference, images: int) -> str:
         return f"{one} and {other}: {reason} (AP of {one} minus that of {other}: {signed(interval)})."
     if interval.sign < 0:
         one, other, interval = other, one, Interval(-interval.estimate, -interval.high, -interval.low)
-    return (
-        f"{one} is better than {other}: {100 * interval.estimate:.1f} AP more (95 % interval {100 * interval.low:.1f} "
-        f"to {100 * interval.high:.1f})."
-    )
+    digits = 1 if 100 * interval.estimate >= 0.1 else 3
+    estimate, low, high = (f"{100 * value:.{digits}f}" for value in interval)
+    return f"{one} is better than {other}: {estimate} AP more (95 % interval {low} to {high})."
 
 
 def _judge_sizes(difference: Difference) -> list[str]:

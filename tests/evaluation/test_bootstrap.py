@@ -86,6 +86,10 @@ def test_many_objects_of_a_class_are_taken_in_parts(monkeypatch):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
+def test_no_image_has_no_draw():
+    assert draw_images(0, 5, 1).shape == (0, 5)
+
+
 def test_draws_have_as_many_images_and_follow_the_seed():
     weights = draw_images(50, 9, 3)
     assert weights.shape == (50, 9) and (weights.sum(axis=0) == 50).all()

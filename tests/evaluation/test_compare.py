@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from detr_jax.evaluation import coco_eval, compare, errors
-from detr_jax.evaluation.compare import FEWEST_IMAGES, measure_detector, set_up
+from detr_jax.evaluation.compare import FEWEST_IMAGES, Interval, measure_detector, set_up
 from detr_jax.evaluation.verdicts import judge, verdict
 from tests.evaluation.random_results import random_set
 
@@ -72,6 +73,7 @@ def test_a_clear_difference_is_told_with_its_interval():
     assert any(line.startswith("bad has results for ") and "unfair" in line for line in said)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_of_a_large_population():
     """Of 60 samples of 150 images each, the intervals of the difference hold that of all 3,000 images in most."""
     ground_truth, results = random_set(5, images=3000)
@@ -98,6 +100,40 @@ def test_few_images_of_a_class_tell_nothing():
     for interval in difference.classes:
         assert np.isnan(interval.low) and interval.sign == 0
         assert "too few to tell" in verdict(interval, "b", "a", FEWEST_IMAGES - 1) or np.isnan(interval.estimate)
+
+
+def test_images_and_classes_where_one_is_better_are_found():
+    ground_truth, _ = random_set(8, images=150)
+    results = coco_eval.ground_truth_as_results(ground_truth)
+    spoiled = [row for row in results if row["category_id"] != 7 and row["image_id"] != 4]
+    (difference,) = compare_all(ground_truth, whole=results, spoiled=spoiled).differences
+    better = difference.reversed()
+    assert better.best_classes() == [1] and difference.best_classes() == []
+    lost = {row["image_id"] for row in results if row["category_id"] == 7 or row["image_id"] == 4}
+    assert {image + 1 for image in better.best_images(1000)} == lost and difference.best_images(5) == []
+
+
+def test_a_tiny_difference_that_is_sure_is_told_with_its_digits():
+    ground_truth, results = random_set(9)
+    found = compare_all(ground_truth, a=results, b=results)
+    sure = found.differences[0]._replace(numbers={"AP": Interval(-0.0003, -0.0005, -0.0001)})
+    said = judge(found._replace(differences=[sure]), {})
+    assert said[0] == "a is better than b: 0.030 AP more (95 % interval 0.010 to 0.050)."
+
+
+@pytest.mark.parametrize("case", ["no objects", "one image", "no image"])
+def test_where_nothing_can_be_compared_nothing_is_claimed(case):
+    ground_truth, results = random_set(5)
+    ids = {"no objects": set(range(1, 61)), "one image": {2}, "no image": set()}[case]
+    ground_truth["images"] = [image for image in ground_truth["images"] if image["id"] in ids]
+    ground_truth["annotations"] = [
+        row for row in ground_truth["annotations"] if row["image_id"] in ids and case == "one image"
+    ]
+    results = [row for row in results if row["image_id"] in ids]
+    found = compare_all(ground_truth, some=results, none=[])
+    said = judge(found, {})
+    assert not any("is better than" in line for line in said)
+    assert any("none has no detections: AP 0" in line for line in said)
 
 
 def test_nothing_detected_is_said():

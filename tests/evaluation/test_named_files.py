@@ -26,6 +26,9 @@ def folder(tmp_path, monkeypatch):
         (["lr=1e-4.json"], {"lr=1e-4": "lr=1e-4.json"}),
         (["a=lr=1e-4.json"], {"a": "lr=1e-4.json"}),
         (["one,two.json"], {"one,two": "one,two.json"}),
+        (["a=one,two.json"], {"a": "one,two.json"}),
+        (["x.json,猫=y.json"], {"x": "x.json", "猫": "y.json"}),
+        ([""], {}),
     ],
 )
 def test_names_and_files(folder, values, wanted):

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from detr_jax import names
 from detr_jax.images import decoding
 
 MOST = 240  # pictures
@@ -40,7 +41,7 @@ def make_thumbnails(folder: Path, wanted: dict[int, tuple[str, tuple[float, floa
         try:
             picture = _encode(_shrink(_read(folder, name, size), side))
         except (ValueError, OSError) as error:
-            problems[number] = f"{name}: {error}"
+            problems[number] = f"{names.legible(name)}: {error}"
             continue
         if used + len(picture) > MOST_BYTES or len(pictures) == MOST:
             break

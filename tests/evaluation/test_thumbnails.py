@@ -28,3 +28,8 @@ def test_bytes_and_numbers_are_bounded(tmp_path, monkeypatch):
     assert list(make_thumbnails(tmp_path, wanted).pictures) == [0, 1, 2]
     monkeypatch.setattr(thumbnails, "MOST", 2)
     assert list(make_thumbnails(tmp_path, wanted).pictures) == [0, 1]
+
+
+def test_a_problem_is_one_line(tmp_path):
+    made = make_thumbnails(tmp_path, {1: ("a\n\tb.jpg", (9.0, 9.0))})
+    assert made.problems[1].isprintable() and made.problems[1].endswith("does not exist")

@@ -574,7 +574,7 @@ function startViewer(report) {
     find("#viewer-text").textContent = `image ${image.image_id} · ${image.width} × ${image.height} · ` +
       `${plural(image.wrong, "wrong detection")}, ${plural(image.missed, "missed object")} · ${place + 1} of ${list.length}`;
     const picture = drawPicture(report, image, `${image.file_name} with its boxes`,
-      { matches, names: true, faint: find("#faint").checked, width: 720 });
+      { matches, names: true, faint: find("#faint").checked, width: Math.min(720, innerWidth - 80) });
     find("#viewer-picture").replaceChildren(picture);
     const boxes = [...image.detections.filter((one) => one.shown || find("#faint").checked), ...image.objects];
     boxes.sort((a, b) => isError(b) - isError(a));

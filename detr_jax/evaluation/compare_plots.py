@@ -73,6 +73,7 @@ def draw_classes(comparison: Comparison, differences: list[Difference]) -> Figur
     figure = Figure(figsize=(5.5 * len(differences) + 1, max(0.24 * height + 1.6, 3)), layout="constrained")
     for panel, difference in zip(figure.subplots(1, len(differences), squeeze=False)[0], differences, strict=True):
         _draw_classes(panel, comparison.bench.truth.names, difference)
+    figure.supxlabel("grey: may be chance; hollow: too few images for an interval", fontsize=9, color="grey")
     return figure
 
 
@@ -96,7 +97,7 @@ def _draw_classes(panel: Axes, class_names: list[str], difference: Difference) -
     panel.set_ylim(-0.7, len(known) - 0.3)
     panel.grid(axis="x", alpha=0.3)
     panel.set_title(f"{names.legible(difference.name)} minus {names.legible(difference.minus)}", parse_math=False)
-    panel.set_xlabel("AP of a class, 95 % intervals (grey: may be chance; hollow: too few images)")
+    panel.set_xlabel("AP of a class, with 95 % intervals")
 
 
 def draw_error_types(detectors: list[Measured]) -> Figure:

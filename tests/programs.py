@@ -110,15 +110,16 @@ class Programs:
 
     def start(self, verb: str, *arguments: object, **environment: object) -> subprocess.Popen:
         """Starts ``python -m detr_jax.VERB`` and returns at once."""
-        return self._launch("-m", f"detr_jax.{verb}", *arguments, **environment)
+        return self.launch("-m", f"detr_jax.{verb}", *arguments, **environment)
 
     def start_changed(self, change: str, *arguments: object, **environment: object) -> subprocess.Popen:
         """The same for the training program, after this Python code has changed something of the package."""
         program = self.folder / f"changed_{len(self._started)}.py"
         program.write_text(f"{change}\nfrom detr_jax import cli, train\ncli.run(train.main, train.define_flags)")
-        return self._launch(program, *arguments, **environment)
+        return self.launch(program, *arguments, **environment)
 
-    def _launch(self, *words: object, **environment: object) -> subprocess.Popen:
+    def launch(self, *words: object, **environment: object) -> subprocess.Popen:
+        """Starts Python with these words and returns at once."""
         process = subprocess.Popen(
             [sys.executable, *map(str, words)],
             cwd=REPOSITORY,

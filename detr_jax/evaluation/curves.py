@@ -121,12 +121,12 @@ def conclude(found: RunComparison) -> list[str]:
         said += [_rank(found, scored, "AP", lambda one: -one.common_AP), *_worth(found)]
     elif len(found.summaries) > 1:
         losses = [one for one in found.summaries if one.common_loss is not None]
-        said.append("Fewer than two of these runs have been evaluated: only their losses can be compared.")
+        said.append("No two of these runs have been evaluated up to the same place: only their losses can be compared.")
         if len(losses) > 1:
             said.append(_rank(found, losses, "loss", lambda one: one.common_loss))
-    without = [one.name for one in found.summaries if one.best_AP is None]
-    if without and len(scored) > 1:
-        said.append(f"Without any evaluation: {_some(without)}.")
+    if len(scored) > 1 and len(scored) < len(found.summaries):
+        out = [one.name for one in found.summaries if one.common_AP is None]
+        said.append(f"Not ranked, for want of an evaluation that far: {_some(out)}.")
     return said
 
 
@@ -152,14 +152,17 @@ def write_curves(found: RunComparison, output: Path) -> None:
 def _window(where: np.ndarray, span: float) -> int:
     gaps = np.diff(where)
     gap = float(np.median(gaps)) if len(gaps) else 0.0
-    return max(1, min(round(span / gap), len(where) // 2)) if gap > 0 else 1
+    return max(1, min(round(span / gap), len(where) // 20)) if gap > 0 else 1
 
 
 def _common(runs: list[RunLog], axis: str) -> float | None:
+    """The end of the first run at which it and all longer ones, at least two, have a score or else a loss."""
     for name in ("AP", "loss"):
-        ends = [where[-1] for run in runs if len(where := run.points(axis, name)[0])]
-        if len(ends) > 1:
-            return float(min(ends))
+        spans = [(where[0], where[-1]) for run in runs if len(where := run.points(axis, name)[0])]
+        for end in sorted(last for _, last in spans):
+            begins = [first for first, last in spans if last >= end]
+            if len(begins) > 1 and max(begins) <= end:
+                return float(end)
     return None
 
 
@@ -168,9 +171,7 @@ def _summarise(run: RunLog, axis: str, common: float | None, span: float) -> Run
     at, loss = run.points(axis, "loss")
     at, loss = running_mean(at, loss, _window(at, span))
     best = int(AP.argmax()) if len(AP) else None
-    upto = None if common is None else common * (1 + 1e-9)
-    here = _last_upto(where, upto)
-    there = _last_upto(at, upto)
+    here, there = _last_upto(where, common), _last_upto(at, common)
     halved = np.flatnonzero(loss <= loss[0] / 2) if len(loss) and loss[0] > 0 else ()
     return RunSummary(
         run.name,
@@ -188,7 +189,10 @@ def _summarise(run: RunLog, axis: str, common: float | None, span: float) -> Run
 
 
 def _last_upto(where: np.ndarray, end: float | None) -> int | None:
-    found = np.flatnonzero(where <= end) if end is not None else ()
+    """The last point up to ``end``; None for a curve that ends before."""
+    if end is None or not len(where) or where[-1] < end:
+        return None
+    found = np.flatnonzero(where <= end)
     return int(found[-1]) if len(found) else None
 
 
@@ -248,13 +252,14 @@ def _worth(found: RunComparison) -> list[str]:
             same = {name: value for name, value in run.settings.items() if name not in ("seed", *BOOKKEEPING)}
             groups.setdefault(json.dumps(same or run.name, sort_keys=True), []).append(one.common_AP)
     spreads = [max(scores) - min(scores) for scores in groups.values() if len(scores) > 1]
-    best = sorted((max(scores) for scores in groups.values()), reverse=True)
     if not spreads:
         return [
-            f"Each was trained once: the spread between seeds may be larger than this difference of "
-            f"{best[0] - best[1]:.3f}; train each with several seeds before you prefer one."
+            "Each was trained once: that cannot show more than the spread between seeds, which is not known here; "
+            "train each with several seeds before you prefer one."
         ]
     if len(groups) == 1:
+        if len({run.settings.get("seed") for run in found.runs}) == 1:
+            return [f"They have the same settings and seed, and are {spreads[0]:.3f} AP apart."]
         return [f"They differ in the seed alone: {spreads[0]:.3f} AP is what the seed changes."]
     return [f"Runs that differ in the seed alone are up to {max(spreads):.3f} AP apart: a smaller difference is none."]
 

@@ -1,13 +1,18 @@
 """The files in which programs log a training, as rows: JSON lines, CSV, TensorBoard's event files."""
 
 import csv
-import importlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 from detr_jax.errors import UserError
+
+try:
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+except ImportError:  # only event files cannot be read then
+    event_accumulator = None
 
 EVENTS = "events.out.tfevents."
 FILES = ("metrics.jsonl", "log.txt", "results.csv", "metrics.csv", "metrics.json", "trainer_state.json")
@@ -88,12 +93,9 @@ def _read_trainer_state(text: str, place: str) -> list[Row]:
 
 def _read_events(log: Path, place: str) -> list[Row]:
     """Scalars, one row a step; what a run wrote after the step where it was continued is left out."""
-    try:
-        accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
-        tensor_util = importlib.import_module("tensorboard.util.tensor_util")
-    except ImportError as error:
-        raise UserError(f"{place} holds event files; to read them: pip install tensorboard") from error
-    events = accumulator.EventAccumulator(str(log), size_guidance={"scalars": 0, "tensors": 0})
+    if event_accumulator is None:
+        raise UserError(f"{place} holds event files; to read them: pip install tensorboard")
+    events = event_accumulator.EventAccumulator(str(log), size_guidance={"scalars": 0, "tensors": 0})
     try:
         events.Reload()
     except Exception as error:  # whatever protobuf and tensorboard raise

@@ -3,7 +3,9 @@
 import math
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from detr_jax import names
 from detr_jax.evaluation.curves import UNITS, RunComparison
@@ -21,7 +23,7 @@ TITLES = {
     "lr": "learning rate",
 }
 LAST = ("class_error", "lr")
-MOST_PANELS, MOST_NAMES, COLUMNS = 11, 24, 3
+MOST_PANELS, MOST_NAMES, COLUMNS = 12, 24, 3
 EXACT = ("AP", "AP50", "lr")  # drawn as they are: they are no means of noisy steps
 DASHES = ("-", "--", ":", "-.")  # colours repeat after ten runs
 
@@ -29,9 +31,9 @@ DASHES = ("-", "--", ":", "-.")  # colours repeat after ten runs
 def draw_runs(found: RunComparison, path: Path) -> None:
     """Writes the picture; the best AP of each run has a star."""
     shown = _panels(found)
-    cells = len(shown) + 1  # the last one holds the legend
-    figure = Figure(figsize=(15, 3.9 * math.ceil(cells / COLUMNS)), layout="constrained")
-    panels = list(figure.subplots(math.ceil(cells / COLUMNS), COLUMNS, squeeze=False).flat)
+    rows = math.ceil(len(shown) / COLUMNS)
+    figure = Figure(figsize=(15, 3.9 * rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     styles = [{"color": f"C{i % 10}", "linestyle": DASHES[i // 10 % len(DASHES)]} for i in range(len(found.runs))]
     for panel, name in zip(panels, shown, strict=False):
         for run, summary, style in zip(found.runs, found.summaries, styles, strict=True):
@@ -49,7 +51,7 @@ def draw_runs(found: RunComparison, path: Path) -> None:
             panel.set_ylim(bottom=0)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
-    _draw_legend(panels[len(shown)], found, styles)
+    _draw_legend(figure, panels[len(shown) :], found, styles)
     save_figure(figure, path)
 
 
@@ -62,14 +64,20 @@ def _panels(found: RunComparison) -> list[str]:
     return [*(name for name in known if name not in LAST), *terms, *(name for name in known if name in LAST)]
 
 
-def _draw_legend(panel, found: RunComparison, styles: list[dict]) -> None:
+def _draw_legend(figure: Figure, free: list[Axes], found: RunComparison, styles: list[dict]) -> None:
+    """The names of the runs: in a cell of the grid that is free, or below all panels."""
     lines, texts = [], []
     for summary, style in list(zip(found.summaries, styles, strict=True))[:MOST_NAMES]:
-        lines += panel.plot([], [], linewidth=2.5, label="run", **style)
+        lines.append(Line2D([], [], linewidth=2.5, **style))
         score = "" if summary.best_AP is None else f"   best AP {summary.best_AP:.3f}"
         texts.append(names.legible(summary.name) + score)
     if len(styles) > MOST_NAMES:
-        lines += panel.plot([], [], alpha=0, label="more")
+        lines.append(Line2D([], [], alpha=0))
         texts.append(f"and {len(styles) - MOST_NAMES} more")
-    small = len(texts) > 12
-    name_legend(panel.legend(lines, texts, loc="center", fontsize=8 if small else 10, frameon=False), texts)
+    look = {"fontsize": 8 if len(texts) > 12 else 10, "frameon": False}
+    blank = ["run"] * len(texts)  # the names follow below: they are no markup
+    if free:
+        legend = free[-1].legend(lines, blank, loc="center", **look)
+    else:
+        legend = figure.legend(lines, blank, loc="outside lower center", ncols=COLUMNS, **look)
+    name_legend(legend, texts)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.ticker import LogFormatter
 
 from detr_jax import files, names
 
@@ -116,6 +117,13 @@ def draw_curve(panel: Axes, where: np.ndarray, values: np.ndarray, window: int, 
     panel.plot(*running_mean(where, values, window), **style)
 
 
+class PlainFormatter(LogFormatter):
+    """Labels of a logarithmic axis as plain numbers: 20, and not 2 x 10^1."""
+
+    def __call__(self, value: float, place: int | None = None) -> str:
+        return f"{value:g}" if super().__call__(value, place) else ""
+
+
 def finish_panel(panel: Axes, title: str, logarithmic: bool) -> None:
     """Title, grid, and a logarithmic axis where all values are above 0."""
     panel.set_title(title, fontsize=11)
@@ -124,6 +132,8 @@ def finish_panel(panel: Axes, title: str, logarithmic: bool) -> None:
         _write_note(panel, "no values")
     elif logarithmic and all((np.asarray(line.get_ydata()) > 0).all() for line in panel.lines):
         panel.set_yscale("log")
+        for formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            formatter(PlainFormatter(minor_thresholds=(2, 0.5)))
 
 
 def _write_note(panel: Axes, text: str) -> None:

@@ -20,6 +20,7 @@ from detr_jax.remote import RemoteFolder, is_remote
 READ = "a workdir, a log.txt of the original DETR, JSON lines, a CSV table, or TensorBoard's event files"
 
 
+ENDINGS = (".txt", ".csv", ".json", ".jsonl")
 CLOCK = ("time", "images_per_second")
 
 
@@ -61,14 +62,15 @@ def read_runs(given: list[str]) -> tuple[list[RunLog], list[str]]:
     places = [(name, place) for one in given for name, place in _places(*_split_name(one))]
     if not places:
         raise UserError(f"there is no log in {', '.join(given)}; pass {READ}")
-    short = distinguish([place for _, place in places])
+    nameless = [place for name, place in places if not name]
+    tails = dict(zip(nameless, distinguish(nameless), strict=True))
     runs, notes = [], []
-    for (name, place), tail in zip(places, short, strict=True):
-        run = read_run(place, name or tail)
+    for name, place in places:
+        run = read_run(place, name or tails[place])
         if run.rows:
             runs.append(run)
         else:
-            notes.append(f"{place} has logged nothing yet; left out")
+            notes.append(run.notes[-1] if run.notes else f"{place} has logged nothing yet; left out")
     if not runs:
         raise UserError(f"nothing to draw: {'; '.join(notes)}")
     names = [run.name for run in runs]
@@ -83,8 +85,8 @@ def distinguish(paths: list[str]) -> list[str]:
     """The shortest part of each path that tells them apart: its last folder or file, or all but what they share."""
     parts = [PurePosixPath(path).parts for path in paths]
     parts = [one[:-1] if len(one) > 1 and one[-1] in ("tb", *FILES) else one for one in parts]
-    if len({one[-1] for one in parts}) == len(parts):
-        return [one[-1] for one in parts]
+    if len({one[-1] for one in parts}) == len(set(parts)):
+        return [PurePosixPath(one[-1]).stem if one[-1].endswith(ENDINGS) else one[-1] for one in parts]
     shortest, start, end = min(map(len, parts)), 0, 0
     while start < shortest - 1 and len({one[start] for one in parts}) == 1:
         start += 1
@@ -161,11 +163,11 @@ def _read_local(path: Path, place: str, name: str) -> RunLog:
     logged, notes = read_log(log, place)
     rows = [known_columns(row) for row in logged]
     columns = list(dict.fromkeys(key for row in logged for key in row))
-    if not settings:
+    if logged and not settings:
         notes.append(_describe_columns(columns, place))
     if "train_loss" in columns and "step" not in columns:
-        for row in rows:
-            row["epoch"] += 1  # the original counts epochs from 0, and writes a row where one has ended
+        for row in rows:  # the original counts epochs from 0, and writes a row where one has ended
+            row |= {"epoch": epoch + 1} if (epoch := row.get("epoch")) is not None else {}
     losses = [row["loss"] for row in rows if "loss" in row]
     if None in losses:
         notes.append(f"{place}: {losses.count(None)} of {len(losses)} losses are not finite; the curve has gaps there")
@@ -176,6 +178,8 @@ def _read_local(path: Path, place: str, name: str) -> RunLog:
         notes.append(f"{place} has AP in percent; divided by 100")
     complete_axes(known, settings.get("train.batch_size"))
     known = [row for row in known if row.keys() - {*AXES, *CLOCK}]
+    if logged and not known:
+        notes = [f"{place} has no numbers that can be drawn (its columns are {', '.join(columns[:8])}); left out"]
     if known and not any("step" in row or "epoch" in row for row in known):
         raise UserError(f"{place} counts neither steps nor epochs; name a column step or epoch")
     return RunLog(name, place, known, settings, _total_steps(settings, known), notes)
@@ -192,11 +196,11 @@ def _read_settings(path: Path) -> dict[str, object]:
     return flat if "train.batch_size" in flat else {}
 
 
-def _total_steps(flat: dict[str, object], rows: list[dict[str, float]]) -> int | None:
-    if steps := flat.get("train.steps"):
-        return int(steps)
+def _total_steps(settings: dict[str, object], rows: list[dict[str, float]]) -> int | None:
+    if isinstance(steps := settings.get("train.steps"), int) and steps:
+        return steps
     last = next((row for row in reversed(rows) if row.get("epoch") and "step" in row), None)
-    epochs = flat.get("train.epochs")
+    epochs = settings.get("train.epochs")
     return round(last["step"] / last["epoch"] * epochs) if last and epochs else None
 
 
@@ -205,20 +209,23 @@ def _describe_columns(columns: list[str], place: str) -> str:
     taken |= {column: "AP" for column in columns if column.endswith("coco_eval_bbox")}
     words = [name if name == column else f"{name} ({column})" for column, name in taken.items() if name not in CLOCK]
     left = [column for column in columns if column not in taken]
-    shown = f"; left out: {', '.join(left[:5])}{f' and {len(left) - 5} more' if len(left) > 5 else ''}" if left else ""
-    return f"{place}: {', '.join(words[:16]) or 'nothing that is known'}{shown}"
+    shown = f"; not drawn: {', '.join(left[:6])}{f' and {len(left) - 6} more' if len(left) > 6 else ''}" if left else ""
+    return f"{place}: {', '.join(words) or 'nothing that is known'}{shown}"
 
 
 def _drop_superseded(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], int]:
     """Without what a run logged beyond the step from which it was continued, and the number of such values."""
-    kept, dropped, first = [], 0, {}  # first: where each curve goes on, seen from the end
+    kept, dropped = [], 0
+    first: dict[str, float] = {}  # where each curve begins, as far as it has been seen from the end
+    beyond: set[str] = set()  # the curves of which the rows seen last come after that
     for row in reversed(rows):
         where = row.get("step", row.get("epoch"))
         if where is None:
             kept.append(row)
             continue
         names = row.keys() - {*AXES, *CLOCK}
-        old = {name for name in names if name in first and where >= first[name]}
+        old = {name for name in names if where > (begin := first.get(name, where)) or name in beyond and where == begin}
+        beyond = beyond - names | old
         first |= dict.fromkeys(names - old, where)
         dropped += len(old)
         kept.append({name: value for name, value in row.items() if name not in old})

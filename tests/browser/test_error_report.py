@@ -106,6 +106,16 @@ def test_a_cell_of_the_matrix_opens_its_images(photos, open_page):
     assert count(page).startswith("128 images")
 
 
+def test_every_cell_of_the_matrix_opens_as_many_boxes_as_it_counts(odd, open_page):
+    path, found = odd
+    page, matrix = open_page(path), found.confusion_at_thresholds
+    assert page.locator("#matrix td[data-cell]").count() == (matrix > 0).sum()
+    for row, column in zip(*matrix.nonzero(), strict=True):
+        page.locator(f'#matrix [data-cell="{row}.{column}"]').click()
+        expect(page).to_have_url(re.compile(f"cell={row}.{column}$"))
+        assert re.match(rf"{matrix[row, column]} box(es)? in ", count(page)), (row, column)
+
+
 def test_filters_by_class_and_file_name(photos, open_page):
     path, found = photos
     page = open_page(path)

@@ -54,7 +54,7 @@ def test_photos_are_shown_and_what_is_missing_is_said(tmp_path):
         Image.fromarray(np.full((240, 320, 3), 90 * image_id, np.uint8)).save(tmp_path / f"{image_id}.jpg")
     (tmp_path / "3.jpg").write_bytes(b"no photo")
     _, data, (note,), text = write(ground_truth, results, tmp_path, tmp_path)
-    assert len(data["pictures"]) == 2 and text.count("data:image/webp") == 2
+    assert len(data["pictures"]) == 2 and text.count("data:image/jpeg") == 2
     assert note.startswith("2 photos are not shown: ") and "3.jpg" in note and "4.jpg: does not exist" in note
 
 

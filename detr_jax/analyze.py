@@ -1,6 +1,6 @@
 """Why is it wrong, and which is better. Works on COCO annotations and COCO results of any detector.
 
-    python -m detr_jax.analyze errors --annotations=FILE --predictions=FILE --output=DIR
+    python -m detr_jax.analyze errors --annotations=FILE --predictions=FILE --output=DIR    (or --workdir=RUN)
     python -m detr_jax.analyze compare --annotations=FILE --predictions a=FILE b=FILE --output=DIR
     python -m detr_jax.analyze curves --workdir=A --workdir=B --output=DIR
 
@@ -10,12 +10,15 @@ and writes compare.json, compare.md, tables and pictures. ``curves`` draws the l
 over each other.
 """
 
+import json
 from pathlib import Path
 
 from absl import flags
 
 from detr_jax import cli
+from detr_jax.config_forms import from_dict
 from detr_jax.datasets import coco
+from detr_jax.datasets.split import open_split
 from detr_jax.errors import UserError
 from detr_jax.evaluation import (
     advice,
@@ -67,6 +70,36 @@ def output_folder() -> Path:
     return output
 
 
+def output_of_run() -> Path:
+    """The folder of --output, by default one in the run of --workdir. Raises UserError for flags that do not fit."""
+    args = flags.FLAGS
+    if len(args.workdir) > 1 or args.predictions or args.annotations:
+        raise UserError("errors takes one --workdir, or --annotations and --predictions, not both")
+    return output_folder() if args.output else Path(args.workdir[0]).expanduser() / "analysis"
+
+
+def read_given() -> tuple[str, str, dict]:
+    """Name of the annotations, path of the predictions, and the annotations themselves, of the flags."""
+    path = Path(flags.FLAGS.annotations).expanduser()
+    return path.name, flags.FLAGS.predictions[0], coco.read_annotations(path)
+
+
+def find_run() -> tuple[str, str, dict]:
+    """The same of the newest evaluation in --workdir, a run of detr_jax.train. Raises UserError where there is none."""
+    workdir = Path(flags.FLAGS.workdir[0]).expanduser()
+    found = [path for path in workdir.glob("eval/*/predictions.json") if path.parent.name.isdigit()]
+    if not found:
+        raise UserError(f"--workdir={workdir} holds no eval/<step>/predictions.json; pass a run that was evaluated")
+    newest = max(found, key=lambda path: int(path.parent.name))
+    try:
+        data = from_dict(json.loads((workdir / "config.json").read_text(encoding="utf-8"))).data
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir / 'config.json'} cannot be read ({error}); pass --annotations too") from error
+    split = open_split(data.dir, data.name, data.val_split, verify=False)
+    print(f"{newest} on {data.name} {data.val_split}")
+    return f"{data.name} {data.val_split}", str(newest), split.ground_truth()
+
+
 def photo_folder() -> Path | None:
     """The folder of --images, if it is given. Raises UserError when it is none."""
     photos = Path(flags.FLAGS.images).expanduser() if flags.FLAGS.images else None
@@ -79,15 +112,15 @@ def find_errors(more: list[str]) -> None:
     """The verb ``errors``."""
     args = flags.FLAGS
     refuse_words(more)
-    output = read_output("--predictions=FILE")
+    output = output_of_run() if args.workdir else read_output("--predictions=FILE")
     if not 0 < args.precision <= 1:
         raise UserError(f"--precision={args.precision:g} must be above 0 and at most 1")
     if len(args.predictions) > 1:
         raise UserError(f"errors takes one file of --predictions, not {len(args.predictions)}; compare takes several")
     photos, rules = photo_folder(), protocol.read_protocol(args.iou, args.max_dets, args.areas)
-    ground_truth = coco.read_annotations(Path(args.annotations).expanduser())
+    annotations, predictions, ground_truth = find_run() if args.workdir else read_given()
     table = read_detector_classes(args.categories)
-    results, notes = read_results(args.predictions[0], ground_truth, table, args.class_map)
+    results, notes = read_results(predictions, ground_truth, table, args.class_map)
     for note in [*describe_conventions(ground_truth), *notes]:
         print(f"note: {note}")
     found = errors.analyse(ground_truth, results, args.precision, rules)
@@ -95,7 +128,7 @@ def find_errors(more: list[str]) -> None:
     errors.write_errors(found, said, output)
     mistakes.write_mistakes(found, output / "mistakes.csv")
     error_plots.draw_all(found, output)
-    source = Compared(Path(args.annotations).name, Path(args.predictions[0]).name, photos)
+    source = Compared(annotations, Path(predictions).name, photos)
     for note in report.write_report(found, said, source, output / "report.html"):
         print(f"note: {note}")
     print(describe(found))
@@ -135,16 +168,19 @@ def compare_detectors(more: list[str]) -> None:
     if args.seed < 0:
         raise UserError(f"--seed={args.seed} must not be negative")
     photos = photo_folder()
+    if given := [name for name in protocol.OPTIONS if getattr(args, name)]:
+        raise UserError(f"compare follows COCO's own rules; leave out --{given[0]}, or use errors")
     paths = name_files([*args.predictions, *more], "--predictions")
     facts = {name: read_facts(path) for name, path in name_files(args.info, "--info").items()}
     if unknown := [name for name in facts if name not in paths]:
         raise UserError(f"--info names {unknown[0]!r}, which is none of the detectors ({', '.join(paths)})")
 
     ground_truth = coco.read_annotations(Path(args.annotations).expanduser())
+    table = read_detector_classes(args.categories)
     bench = compare.set_up(ground_truth, args.draws, args.seed)
     detectors = []
     for name, path in paths.items():
-        results, notes = read_results(path, ground_truth)
+        results, notes = read_results(path, ground_truth, table, args.class_map)
         for note in notes:
             print(f"note: {note}")
         detectors.append(compare.measure_detector(bench, name, results))
@@ -228,7 +264,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("draws", compare.DRAWS, "compare: how often the images are drawn for the intervals.")
     flags.DEFINE_integer("seed", 0, "compare: of the draws.")
     flags.DEFINE_bool("published", None, "compare: list published figures; by default when the classes are COCO's.")
-    flags.DEFINE_multi_string("workdir", [], "curves: a run, or a log of another program; NAME=PATH names it.")
+    flags.DEFINE_multi_string(
+        "workdir", [], "A run: errors takes its newest evaluation; curves draws it, and logs of other programs."
+    )
     flags.DEFINE_enum("x", None, AXES, "curves: over what they are drawn; by default what the runs have in common.")
     define("output", None, "Folder for what is found.")
     define("categories", None, "Classes of the detector whose ids the results have: a COCO file, or the word coco.")

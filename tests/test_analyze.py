@@ -46,6 +46,10 @@ def answers(programs, folder):
         "few draws": versus("never", f"{folder / 'dt.json'}", "--draws=1"),
         "info of nobody": versus("never", f"{folder / 'dt.json'}", f"--info=b={folder / 'info.json'}"),
         "no predictions": versus("never", ""),
+        "other rules": versus("never", f"{folder / 'dt.json'}", "--iou=0.5"),
+        "of a run": ["errors", f"--workdir={programs.trained}", f"--output={folder / 'of a run'}"],
+        "of no run": ["errors", f"--workdir={folder}", f"--output={folder / 'never'}"],
+        "run and files": [*flags("dt.json", "never"), f"--workdir={programs.trained}"],
         "no photos": versus("never", f"{folder / 'dt.json'}", "--images=nowhere"),
     }
     return dict(zip(commands, programs.run_all("analyze", list(commands.values())), strict=True))
@@ -94,7 +98,17 @@ def test_one_detector_is_set_beside_published_figures(answers, folder):
     assert len(json.loads((folder / "alone/compare.json").read_text())["published"]) > 40
 
 
+def test_the_newest_evaluation_of_a_run_is_analysed(answers, folder):
+    done = answers["of a run"]
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "eval/6/predictions.json on tiny val" in done.stdout
+    assert json.loads((folder / "of a run/errors.json").read_text())["images"] == 4
+
+
 MISTAKES = {
+    "other rules": ["compare follows COCO's own rules; leave out --iou"],
+    "of no run": ["holds no eval/<step>/predictions.json"],
+    "run and files": ["errors takes one --workdir, or --annotations and --predictions"],
     "one name twice": ["are named 'a'"],
     "two for errors": ["errors takes one file of --predictions, not 2"],
     "few draws": ["--draws=1 must be 50 to"],

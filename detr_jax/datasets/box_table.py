@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from detr_jax.datasets.defects import Culprits, shown
 from detr_jax.datasets.instances import AnnotatedImage, AnnotatedObject, Reading, rounded
-from detr_jax.datasets.listing import SPLIT_OF_WORD, Listing, find_split, read_text
+from detr_jax.datasets.listing import SPLIT_OF_WORD, Listing, decode_text, find_split
 from detr_jax.datasets.normalise import LARGEST_NUMBER, number_of
 from detr_jax.errors import UserError
 
@@ -61,7 +61,7 @@ def find_tables(listing: Listing) -> list[BoxTable]:
 
 
 def _open_table(listing: Listing, path: str) -> BoxTable | None:
-    rows = list(_read_rows(read_text(listing.root / path)))
+    rows = list(_read_rows(decode_text(listing.root / path)))
     if not rows:
         return None
     head = [re.sub(r"[\s\-]+", "_", cell.strip().lower()) for cell in rows[0][1]]

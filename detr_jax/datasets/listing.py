@@ -161,7 +161,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def read_text(path: Path) -> str:
+def decode_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark, or else in Windows' Western encoding."""
     content = path.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -15,7 +15,7 @@ import defusedxml.ElementTree
 
 from detr_jax.datasets.defects import Culprits, Defect, shorten, shown
 from detr_jax.datasets.instances import AnnotatedImage, AnnotatedObject, Reading, rounded
-from detr_jax.datasets.listing import SPLIT_OF_WORD, Listing, drop_suffix, find_split, read_text
+from detr_jax.datasets.listing import SPLIT_OF_WORD, Listing, decode_text, drop_suffix, find_split
 from detr_jax.datasets.normalise import LARGEST_NUMBER, number_of
 from detr_jax.errors import UserError
 
@@ -114,7 +114,7 @@ def _parse(path: Path) -> Element:
             text = content.decode(declared[1].decode()) if declared else ""
         except (LookupError, UnicodeDecodeError):
             text = ""
-        text = text or read_text(path)
+        text = text or decode_text(path)
         try:
             return defusedxml.ElementTree.fromstring(text.lstrip("\ufeff"))
         except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError):
@@ -208,7 +208,7 @@ class _Splits:
             match = re.fullmatch(r"(.*/)?ImageSets/(?:Main/)?(\w+)\.txt", path)
             split = match and ("trainval" if match[2] == "trainval" else SPLIT_OF_WORD.get(match[2]))
             if split:
-                lines = read_text(listing.root / path).splitlines()
+                lines = decode_text(listing.root / path).splitlines()
                 ids = {_read_id(line.strip(), f"{match[1] or ''}Annotations/", xmls) for line in lines if line.strip()}
                 self._sets.setdefault(match[1] or "", {})[split] = ids
         for base, sets in self._sets.items():

@@ -17,7 +17,7 @@ import yaml
 from detr_jax.datasets.defects import Culprits, shorten, shown
 from detr_jax.datasets.examination import in_order
 from detr_jax.datasets.instances import AnnotatedImage, AnnotatedObject, Reading, rounded
-from detr_jax.datasets.listing import SPLIT_OF_WORD, Listing, drop_suffix, find_split, read_size, read_text
+from detr_jax.datasets.listing import SPLIT_OF_WORD, Listing, decode_text, drop_suffix, find_split, read_size
 from detr_jax.datasets.normalise import number_of
 from detr_jax.errors import UserError
 
@@ -43,7 +43,7 @@ def find_description(listing: Listing) -> str | None:
     """The file that names the classes, nearest to the root: a YAML file with ``names``, or classes.txt."""
     by_depth = sorted(listing.ending(".yaml", ".yml"), key=lambda path: (path.count("/"), "data" not in path, path))
     for path in by_depth:
-        if re.search(r"^\s*[\"']?names[\"']?\s*:", read_text(listing.root / path), re.MULTILINE):
+        if re.search(r"^\s*[\"']?names[\"']?\s*:", decode_text(listing.root / path), re.MULTILINE):
             return path
     texts = [path for path in listing.files if path.rpartition("/")[2].lower() in TEXT_NAMES]
     return min(texts, key=lambda path: (path.count("/"), path), default=None)
@@ -96,7 +96,7 @@ def read_yolo(listing: Listing) -> Reading:
 
 
 def _read_description(listing: Listing, path: str) -> Description:
-    text = read_text(listing.root / path)
+    text = decode_text(listing.root / path)
     if not path.lower().endswith((".yaml", ".yml")):
         return Description(path, [line.strip() for line in text.splitlines() if line.strip()], {}, "", False, [])
     try:
@@ -198,7 +198,7 @@ def _read_list(listing: Listing, path: str, bases: list[str | None]) -> list[str
     home = path.rpartition("/")[0]
     places = [home, *(base for base in bases if base is not None)]
     found = []
-    for line in read_text(listing.root / path).splitlines():
+    for line in decode_text(listing.root / path).splitlines():
         if line.strip():
             inside = (place for place in _candidates(listing, line, places) if place in listing)
             found.append(next(inside, None) or line.strip().replace("\\", "/").removeprefix("./"))
@@ -238,7 +238,7 @@ def _find_labels_alone(listing: Listing, used: set[str], of_split: dict[str, lis
 
 
 def _looks_like_labels(listing: Listing, path: str) -> bool:
-    words = read_text(listing.root / path).split()
+    words = decode_text(listing.root / path).split()
     return bool(words) and all(number_of(word) is not None for word in words[:5])
 
 
@@ -249,7 +249,7 @@ def _read_label(
     if path is None or size is None:
         return []
     objects = []
-    for number, line in enumerate(read_text(listing.root / path).splitlines(), start=1):
+    for number, line in enumerate(decode_text(listing.root / path).splitlines(), start=1):
         source = f"{path}, line {number}"
         try:
             if line.strip():

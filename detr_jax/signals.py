@@ -133,7 +133,7 @@ class StopSignals:
 
     def _watch(self) -> None:
         """Counts signals as they arrive, whatever the main thread is doing."""
-        count, since = 0, 0.0
+        count, since = 0, time.monotonic()
         while True:
             try:
                 numbers = self._reading.recv(16)

@@ -4,6 +4,7 @@ A user's mistake is raised as ``UserError`` with one sentence. ``run`` prints th
 traceback is for ``--debug``. Programs define their flags when they run, never when they are imported.
 """
 
+import atexit
 import sys
 import traceback
 import warnings
@@ -62,7 +63,18 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
 
     flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
     define_flags()
-    app.run(guarded, flags_parser=_parse)
+    status = 1
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        status = end.code or 0
+    except Exception:
+        traceback.print_exc()
+    # Python would take itself apart now, and abort when a thread of native code comes back to it meanwhile.
+    atexit._run_exitfuncs()
+    signals.leave(status)
 
 
 def _parse(argv: list[str]) -> list[str]:

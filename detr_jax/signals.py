@@ -114,14 +114,15 @@ class StopSignals:
         try:
             yield
         except Exception as error:
-            if self._raised:
+            if raises and self._raised:
                 raise Interrupted from error
             raise
         else:
-            if self._raised:
+            if raises and self._raised:
                 raise Interrupted
         finally:
             self._waiting, self._raises = before
+            self._raised = self._raised and not raises  # it has left its block: what follows is not interrupted again
 
     def _notice(self, number: int, frame) -> None:
         if not self._noticed:

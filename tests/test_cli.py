@@ -61,3 +61,26 @@ def test_an_unknown_flag_is_one_sentence():
 def test_a_host_program_may_have_flags_of_the_same_names():
     done = run(HOST)
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_a_thread_that_drops_an_array_at_the_end_does_no_harm():
+    """JAX aborts the process when an array goes in another thread while Python takes itself apart."""
+    code = """
+import threading, time
+import jax.numpy as jnp
+from detr_jax import cli
+
+def drop():
+    while True:
+        arrays = [jnp.zeros(()) for _ in range(10)]
+
+def main(argv):
+    for _ in range(4):
+        threading.Thread(target=drop, daemon=True).start()
+    time.sleep(0.5)
+
+cli.run(main, lambda: None)
+"""
+    for _ in range(3):
+        done = run(code)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -1,24 +1,26 @@
 """Your own photos, from a pretrained backbone, in minutes: ``--config=configs/finetune.py:WORDS``.
 
-    python -m detr_jax.train --config=configs/finetune.py:r18_c4 --workdir=runs/cells \
-        --config.data.name=cells --config.data.dir=data --config.model.backbone_weights=resnet18.npz
+    python -m detr_jax.train --config=configs/finetune.py --data=FOLDER --workdir=runs/cells
 
+Scale and canvases are chosen from the photos (data.buckets=auto); the backbone's weights come from the Hugging Face hub.
 One of the models, each the fast detector of configs/detr.py on a backbone up to layer3:
-    r18_c4    a few hundred photos on a CPU. Only layer3 of the ResNet-18 is trained, the features below it are computed
-              once; 13 minutes on two cores
-    r50_c4    for a GPU, with augmentation; not measured yet
+    r18_c4    a few hundred photos on a CPU, and the default without a GPU or TPU. Only layer3 of the ResNet-18 is
+              trained, the features below it are computed once; 13 minutes on two cores
+    r50_c4    for a GPU or TPU, and the default with one; with augmentation; not measured yet
 and, if wanted:
     overfit   learns the training images by heart, to see that a model can learn them at all
 """
 
 from ml_collections import ConfigDict
 
+from detr_jax.devices import expect_accelerator
 from detr_jax.words import FAST, compose
 
 MODELS = {
     "r18_c4": {
         "freeze": ("backbone/layer2",),  # the stem and layer1 always are
         "model.backbone": "resnet18",
+        "model.backbone_weights": "timm/resnet18.tv_in1k",
         "model.last_stage": "layer3",
         "model.encoder_layers": 2,
         "model.decoder_layers": 3,
@@ -29,7 +31,7 @@ MODELS = {
         "data.scales": (288,),
         "data.max_size": 384,
         "data.crop": 0.0,
-        "data.buckets": ((288, 384, 64), (384, 288, 64)),
+        "data.buckets": (),
         "data.threads": 1,
         "optim.lr": 4e-4,
         "optim.lr_backbone": 8e-5,
@@ -43,6 +45,7 @@ MODELS = {
         "train.eval_every": 400,
     },
     "r50_c4": {
+        "model.backbone_weights": "timm/resnet50.tv_in1k",
         "model.last_stage": "layer3",
         "model.encoder_layers": 3,
         "model.decoder_layers": 4,
@@ -53,7 +56,7 @@ MODELS = {
         "data.crop_scales": (384, 448, 512),
         "data.crop_min": 288,
         "data.crop_max": 512,
-        "data.buckets": ((512, 704, 100), (704, 512, 100)),
+        "data.buckets": (),
         "optim.lr": 2e-4,
         "optim.lr_backbone": 4e-5,
         "optim.clip_norm": 0.5,
@@ -80,7 +83,8 @@ OTHERS = {
 }
 
 
-def get_config(words: str = "r18_c4") -> ConfigDict:
+def get_config(words: str = "") -> ConfigDict:
     """The configuration that the words describe."""
+    default = "r50_c4" if expect_accelerator() else "r18_c4"
     lengths = {"train.epochs": 50, "optim.drop_epoch": 40}
-    return compose(words, MODELS, OTHERS, default="r18_c4", base=FAST | lengths)
+    return compose(words, MODELS, OTHERS, default=default, base=FAST | lengths)

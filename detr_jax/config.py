@@ -61,7 +61,9 @@ class ModelConfig:
 
     backbone: str = setting("resnet50", "The ResNet.", choices=tuple(ARCHITECTURES))
     backbone_weights: str | None = setting(
-        None, "Weights of the backbone to start from: a .npz, .safetensors or .pth file, or a name on the hub."
+        None,
+        "Weights of the backbone to start from: a .npz, .safetensors or .pth file, or a name on the hub. Empty: random "
+        "ones. Not read if init_from has a backbone that fits.",
     )
     backbone_width: int = setting(64, "Channels of the backbone's stem.", least=1)
     last_stage: str = setting("layer4", "Last stage of the backbone; layer3 (stride 16) is called C4.", choices=STAGES)
@@ -125,7 +127,10 @@ class DataConfig:
     crop_min: int = setting(384, "Least length of each side of a crop.", least=1)
     crop_max: int = setting(600, "Greatest length of each side of a crop.", least=1)
     buckets: tuple[Bucket, ...] = setting(
-        COCO_BUCKETS, "Canvases (height, width, target slots). The training step is compiled once for each."
+        COCO_BUCKETS,
+        "Canvases (height, width, target slots). The training step is compiled once for each. auto: canvases, scales, "
+        "max_size and lengths of crops are chosen from the images, with as many pixels as an image of 4:3 has under "
+        "the given ones; num_queries is raised if an image has more objects.",
     )
     resize: str = setting(
         "host",

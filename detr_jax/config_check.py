@@ -49,7 +49,7 @@ def check_model(model: ModelConfig) -> None:
     if model.norm == "group" and model.backbone_weights:
         raise UserError(
             f"model.backbone_weights={model.backbone_weights} has batch norm, which model.norm=group does not have; "
-            "set model.norm=frozen_batch"
+            "set model.norm=frozen_batch, or model.backbone_weights= to nothing for random weights"
         )
     if not model.anchors:
         asked = {name: getattr(model, name) for name, value in NEED_ANCHORS.items() if getattr(model, name) == value}
@@ -90,8 +90,8 @@ def _check_data(data: DataConfig) -> None:
 
 def _check_canvases(data: DataConfig, model: ModelConfig) -> None:
     """At least one canvas holds the largest image, lying or standing; learned positions reach over all of them."""
-    if not data.buckets:
-        raise UserError("data.buckets is empty; give at least one (height, width, target slots)")
+    if not data.buckets:  # they are chosen when the images are known
+        return
     short, long = min(max(data.scales), data.max_size), data.max_size
     if not any(min(one[:2]) >= short and max(one[:2]) >= long for one in data.buckets):
         largest = max(data.buckets, key=lambda one: one.area)

@@ -45,6 +45,7 @@ def from_dict(values: Mapping, group: Any = Config, prefix: str = "") -> Any:
     return group(**typed)
 
 
+AUTO = "auto"  # canvases that are chosen from the images; in a ``Config`` there are none then
 _NUMBERS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
@@ -54,6 +55,8 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         return None if value is None else _typed(value, get_args(kind)[0], name)
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
+        if item is Bucket and value in (AUTO, (AUTO,), [AUTO]):
+            return ()
         if not isinstance(value, list | tuple):
             raise UserError(f'{name}={value!r} is not a list: write it as {name}="({value!r},)"')
         return tuple(_bucket(one, name) if item is Bucket else _typed(one, item, name) for one in value)

@@ -8,7 +8,7 @@ python -m detr_jax.dataset stats   --name=cells --data_dir=data
 python -m detr_jax.dataset shapes  --root=FOLDER                (with --name=shapes also prepared)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from absl import flags
 from detr_jax import cli, drawing
 from detr_jax.datasets import shapes
 from detr_jax.datasets.conversion import IMAGE_CHOICES, convert_folder
-from detr_jax.datasets.defects import EXAMPLES, Defect, DefectiveData, printable
+from detr_jax.datasets.defects import EXAMPLES, DefectiveData, describe_defects, printable
 from detr_jax.datasets.examination import Sightings
 from detr_jax.datasets.folders import SplitFolder, merge_classes
 from detr_jax.datasets.inspection import Inspection, count_objects, inspect_folder, inspect_split
 from detr_jax.datasets.layouts import TITLES
-from detr_jax.datasets.prepare import Summary, prepare_dataset
+from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.datasets.split import find_damage, open_split, split_names
 from detr_jax.datasets.user_folder import DEFAULT, FolderOptions, opened_root, prepare_folder
 from detr_jax.errors import UserError
@@ -73,13 +73,10 @@ def prepare() -> None:
         else:
             _, summaries, notes = prepare_folder(FLAGS.root, name, FLAGS.data_dir, _folder_options(), **choices)
     except DefectiveData as error:
-        for split, found in error.defects.items():
-            _print_defects(split, found)
+        _print_lines(line for split, found in error.defects.items() for line in describe_defects(split, found))
         raise
-    for note in notes:
-        print(note)
-    for split, summary in summaries.items():
-        _print_summary(split, summary)
+    _print_lines(notes)
+    _print_lines(line for split, summary in summaries.items() for line in summary.describe(split))
 
 
 def check() -> int:
@@ -222,21 +219,9 @@ def _split_folders() -> Iterator[dict[str, SplitFolder]]:
         yield opened.splits
 
 
-def _print_summary(name: str, summary: Summary) -> None:
-    print(
-        f"{name}: {summary.images:,} images ({summary.empty:,} empty), {summary.missing:,} missing, "
-        f"{summary.targets:,} boxes, {summary.crowd:,} crowds, {summary.degenerate:,} degenerate boxes dropped, "
-        f"{summary.classes:,} classes"
-    )
-    _print_defects(name, summary.defects)
-    for note in summary.notes:
-        print(f"{name}: note: {note}")
-
-
-def _print_defects(name: str, defects: list[Defect]) -> None:
-    """A line for each kind, with some examples."""
-    for defect in defects:
-        print(f"{name}: {'STOPS' if defect.stops else 'warning'}: {defect}")
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 def _print_inspection(name: str, inspection: Inspection) -> None:
@@ -244,7 +229,7 @@ def _print_inspection(name: str, inspection: Inspection) -> None:
     categories, defects = inspection.categories, inspection.defects
     boxes, classes = int(inspection.boxes.sum()), len(categories.ids)
     print(f"{name}: checked {inspection.images:,} images, {boxes:,} boxes, {classes:,} classes")
-    _print_defects(name, defects)
+    _print_lines(describe_defects(name, defects))
     for defect in defects:
         if defect.count > EXAMPLES:
             for where in defect.where:

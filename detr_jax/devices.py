@@ -1,5 +1,7 @@
 """Devices: one mesh ('data', 'fsdp'), one code path from a laptop to a pod."""
 
+import glob
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +13,26 @@ from detr_jax.config import TrainConfig
 from detr_jax.errors import UserError
 
 SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering them would cost more than it saves
+
+
+# Modules of JAX's plugins, and where the devices show.
+ACCELERATORS = {
+    "jax_cuda12_plugin": "/dev/nvidia[0-9]*",
+    "jax_cuda13_plugin": "/dev/nvidia[0-9]*",
+    "jax_rocm7_plugin": "/dev/kfd",
+    "libtpu": "/dev/accel*",
+}
+
+
+def expect_accelerator() -> bool:
+    """Whether JAX will find a GPU or TPU, told without starting it: hosts of a pod must find each other first."""
+    asked = (jax.config.jax_platforms or "").split(",")[0]
+    if asked:
+        return asked != "cpu"
+    devices = [place for module, place in ACCELERATORS.items() if importlib.util.find_spec(module)]
+    if importlib.util.find_spec("libtpu"):
+        devices.append("/dev/vfio/[0-9]*")
+    return any(glob.glob(place) for place in devices)
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -1,5 +1,7 @@
 """Trains DETR: ``python -m detr_jax.train --config=configs/detr.py:r50 --workdir=DIR [--config.a.b=value ...]``.
 
+``--data=FOLDER`` trains on a folder of photos and annotations.
+
 The same command again goes on from the last checkpoint. ``train(config, workdir)`` is the same for a notebook or a
 test; this file is the main line, from the settings to the loop.
 """
@@ -15,14 +17,18 @@ import jax
 from absl import flags
 
 from detr_jax import cli, devices, hosts, signals
+from detr_jax.batches.fitting import fit_to_images
 from detr_jax.batches.inputs import Reader, make_reader
 from detr_jax.batches.pipeline import Pipeline, to_device
 from detr_jax.batches.plan import TrainPlan, make_train_plan
 from detr_jax.config import Config, DataConfig
 from detr_jax.config_check import check
+from detr_jax.config_forms import as_flags
 from detr_jax.crashes import after_loss
 from detr_jax.datasets import shapes
+from detr_jax.datasets.defects import DefectiveData, describe_defects
 from detr_jax.datasets.split import Split, open_split
+from detr_jax.datasets.user_folder import choose_name, prepare_folder
 from detr_jax.errors import UserError
 from detr_jax.hosts import Agreement
 from detr_jax.signals import Interrupted, StopSignals
@@ -66,6 +72,34 @@ def open_data(data: DataConfig) -> tuple[Split, Split]:
             f"look at it with python -m detr_jax.dataset stats --name={data.name} --data_dir={data.dir}"
         )
     return train_split, val_split
+
+
+def prepare_data(folder: str | os.PathLike, data: DataConfig) -> DataConfig:
+    """The settings of the dataset that a folder of photos and annotations holds; it is prepared unless it is already.
+
+    Raises UserError like ``prepare_folder``, and when the folder has changed since it was prepared.
+    """
+
+    def prepare() -> str:
+        name = choose_name(folder, data.dir)
+        again = f"python -m detr_jax.dataset prepare --name={name} --data_dir={data.dir} --root={folder} --overwrite"
+        try:
+            prepared = prepare_folder(
+                folder, name, data.dir, remedy=f"type {again} to prepare it again, and train in a new workdir"
+            )
+        except DefectiveData as error:
+            for split, found in error.defects.items():
+                print(*describe_defects(split, found), sep="\n")
+            raise
+        for line in prepared.notes:
+            print(line)
+        for split, summary in prepared.summaries.items():
+            print(*summary.describe(split), sep="\n")
+        return name
+
+    name = hosts.from_first_host(prepare)
+    print(as_flags(f"--data is the dataset data.name={name} data.dir={data.dir}"), flush=True)
+    return dataclasses.replace(data, name=name)
 
 
 def find_start(workdir: Path, config: Config) -> int:
@@ -149,14 +183,18 @@ def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.M
     ``enter`` keeps what must be closed at the end. Nothing in the workdir is changed before all that may be refused.
     """
     workdir = enter(place).folder
-    first_step = find_start(workdir, config)
     train_split, val_split = open_data(config.data)
+    fit = fit_to_images(config, train_split, val_split)
+    config = fit.config
+    first_step = find_start(workdir, config)
     plan, reader = make_train_plan(config, train_split), make_reader(config.data, train_split.sizes)
     calendar = make_calendar(config.train, plan.steps_per_epoch)
     recipe = make_recipe(config, train_split.categories, calendar, mesh)
     validation = Validation(recipe, val_split, workdir)
     state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
     logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
+    for note in fit.notes:
+        logbook.say(as_flags(note))
     logbook.record_weights(reports, digests)
     scores = dict(hosts.from_first_host(lambda: [*logbook.scores.items()]))
     saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep, scores, calendar.evaluates, place.shared))
@@ -287,6 +325,8 @@ def main(argv: list[str]) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(compilation_cache(workdir)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if flags.FLAGS.data:
+        config = dataclasses.replace(config, data=prepare_data(flags.FLAGS.data, config.data))
     print(f"{hosts.describe_process()}, {config.train.batch_size} images a step", flush=True)
     if not train(config, workdir):
         hosts.part()
@@ -297,6 +337,7 @@ def define_flags() -> None:
     """The flags of this program."""
     cli.define_config()
     flags.DEFINE_string("workdir", None, "Folder or URL of the run: made if missing, continued if it has checkpoints.")
+    flags.DEFINE_string("data", None, "Folder of photos and annotations (COCO, Pascal VOC, YOLO, CSV) to train on.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -24,7 +24,6 @@ REFUSED = {  # settings -> words of the sentence
     ),
     "a small canvas": ({"data": {"max_size": 1400}}, ["data.buckets", "800x1400", "1344"]),
     "a small canvas for the scale": ({"data": ONE_CANVAS | {"buckets": [[60, 64, 8]]}}, ["64x64", "60x64"]),
-    "no canvas": ({"data": {"buckets": []}}, ["data.buckets is empty"]),
     "denoising without anchors": ({"model": {"denoising": 2}}, ["model.denoising=2", "model.anchors=True"]),
     "selection without anchors": ({"model": {"queries": "selected"}}, ["model.queries=selected", "model.anchors"]),
     "focus without anchors": ({"model": {"focus": True}}, ["model.focus=True", "model.anchors=True"]),

@@ -28,6 +28,11 @@ def test_changed_values_are_typed():
     assert config.init_from == "there" and config.train.remat is True
 
 
+@pytest.mark.parametrize("value", ["auto", ("auto",), ["auto"], (), []])
+def test_canvases_may_be_left_to_the_images(value):
+    assert from_dict({"data": {"buckets": value}}).data.buckets == ()
+
+
 @pytest.mark.parametrize(
     "values, words",
     [

@@ -76,6 +76,8 @@ def test_every_word_is_explained(name):
 def test_buckets_hold_the_largest_scale_without_shrinking(name, words):
     data = get_config(name, words).data
     short, long = max(data.scales), data.max_size
+    if not data.buckets:  # they are chosen from the images
+        return
     sides = ((short, min(long, round(short * 4 / 3))), (min(long, round(short * 4 / 3)), short))
     for height, width in sides:  # of photographs
         assert any(bucket.height >= height and bucket.width >= width for bucket in data.buckets), (height, width)

@@ -98,6 +98,7 @@ def prepare_without_objects(programs: Programs, name: str) -> None:
 
 LAYER4 = ("--config.model.last_stage=layer4", "--config.model.heads=8")  # what a mask head stands on
 BAD_INPUT = {  # arguments -> words of the sentence
+    "no folder": (["--data=/none/photos"], ["/none/photos"]),
     "dataset": (["--config.data.name=nothing"], ["'nothing'", "tiny", "dataset prepare"]),
     "split": (["--config.data.train_split=test"], ["'test'", "train, val"]),
     "empty slice": (["--config.data.val_split=val[50:]"], ["val[50:]", "4 images"]),

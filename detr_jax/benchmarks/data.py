@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from detr_jax.batches.fitting import fit_to_images
 from detr_jax.batches.inputs import ImageSource, Reader, make_reader, read_image
 from detr_jax.batches.pipeline import Pipeline, load_batch
 from detr_jax.batches.plan import PlannedBatch, TrainPlan, make_train_plan
@@ -27,6 +28,7 @@ def measure(
       arrays and copying); "rates": a row of threads and images a second for each; "waste": the share of padded pixels
       in the first epoch.
     """
+    config = fit_to_images(config, split).config
     plan, reader = make_train_plan(config, split), make_reader(config.data, split.sizes)
     steps = max(1, images // plan.batch_size)
     stages = time_stages(split, [plan[step] for step in range(steps)], reader, rounds)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from detr_jax import devices
+from detr_jax.batches.fitting import fit_to_images
 from detr_jax.batches.inputs import PixelReader, Reader, make_reader
 from detr_jax.batches.plan import TrainPlan, make_train_plan
 from detr_jax.benchmarks import coco_like, profile, timing
@@ -46,6 +47,7 @@ def make_training(config: Config, seed: int = 0, on: Sequence[jax.Device] | None
     """
     mesh, images = devices.make_mesh(config.train.fsdp, on), coco_like.ImageSizes(seed=seed)
     devices.check_training(config.train, mesh)
+    config = fit_to_images(config, images).config
     plan = make_train_plan(config, images)
     recipe = make_recipe(config, images.categories, make_calendar(config.train, plan.steps_per_epoch), mesh)
     if not config.train.cache_features:

@@ -61,6 +61,11 @@ class DefectiveData(UserError):
         self.defects = found
 
 
+def describe_defects(split: str, found: list[Defect]) -> list[str]:
+    """A line for each kind, with some examples."""
+    return [f"{split}: {'STOPS' if defect.stops else 'warning'}: {defect}" for defect in found]
+
+
 def refuse_defects(found: dict[str, list[Defect]], files: dict[str, Path], remedy: str | None = None) -> None:
     """Raises DefectiveData for the first kind of defect that stops: how many, which, what to do.
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from detr_jax.datasets import coco_stream
 from detr_jax.datasets.checksums import write_checksums
-from detr_jax.datasets.defects import Defect, refuse_defects
+from detr_jax.datasets.defects import Defect, describe_defects, refuse_defects
 from detr_jax.datasets.examination import Examination, Sightings, describe_rare_classes, look_at_folder
 from detr_jax.datasets.folders import CocoFolder, SplitFolder, find_unlisted, merge_classes, open_folder
 from detr_jax.datasets.index import Index, save_index
@@ -51,6 +51,16 @@ class Summary(NamedTuple):
     classes: int
     defects: list[Defect]  # that do not stop
     notes: list[str]
+
+    def describe(self, split: str) -> list[str]:
+        """Lines for the user."""
+        return [
+            f"{split}: {self.images:,} images ({self.empty:,} empty), {self.missing:,} missing, "
+            f"{self.targets:,} boxes, {self.crowd:,} crowds, {self.degenerate:,} degenerate boxes dropped, "
+            f"{self.classes:,} classes",
+            *describe_defects(split, self.defects),
+            *(f"{split}: note: {note}" for note in self.notes),
+        ]
 
 
 class Provenance(NamedTuple):

@@ -1,7 +1,9 @@
 """A folder of photos and annotations as people have it -> splits with COCO annotations -> a prepared dataset."""
 
+import itertools
 import json
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +35,7 @@ class FolderOptions(NamedTuple):
 
 
 DEFAULT = FolderOptions()
+TAKEN = ("coco", "shapes")  # names of datasets that are made in another way
 
 
 class OpenedFolder(NamedTuple):
@@ -173,13 +176,16 @@ def prepare_folder(
     skip_missing: bool = False,
     skip_broken: bool = False,
     quick: bool = False,
+    remedy: str | None = None,
 ) -> PreparedFolder:
     """Prepares the dataset DATA_DIR/NAME from a folder in any known format.
 
     Does nothing if it was prepared from this folder already, with the same options, and neither names nor sizes of the
     files nor any annotation has changed since.
 
-    Args: like those of ``prepare_dataset``.
+    Args:
+      overwrite, skip_missing, skip_broken, quick: as for ``prepare_dataset``.
+      remedy: what to do when the dataset is there but of something else, in place of the flags of ``dataset prepare``.
 
     Raises UserError like ``opened_root`` and ``prepare_dataset``, and when the dataset is there but of something else.
     """
@@ -192,9 +198,10 @@ def prepare_folder(
         "options": options._asdict() | choices,
     }
     if target.exists() and not overwrite:
-        difference = _compare(target / "source.json", source)
+        difference = _compare(_source(target), source)
         if difference:
-            raise UserError(f"{target} exists already{difference}: pass --overwrite to replace it, or another --name")
+            remedy = remedy or "pass --overwrite to replace it, or another --name"
+            raise UserError(f"{target} exists already{difference}: {remedy}")
         return PreparedFolder(False, {}, [f"{target} was prepared from {root} already, which has not changed since"])
     provenance = Provenance(
         "Images with {} annotations, prepared by detr_jax.", _command(listing, target, options, choices), source
@@ -207,11 +214,31 @@ def prepare_folder(
         return PreparedFolder(True, summaries, opened.notes)
 
 
-def _compare(path: Path, source: dict) -> str | None:
-    """What is another source than when the dataset was prepared; None if nothing is."""
+def choose_name(root: str | os.PathLike, data_dir: str | os.PathLike) -> str:
+    """A name for the dataset of a folder: the folder's own as far as it goes, with a number if another has it."""
+    path = Path(os.path.realpath(Path(root).expanduser()))
+    word = re.sub(r"[^a-z0-9]+", "_", path.name.lower()).strip("_")
+    if not word or not word[0].isalpha() or word in TAKEN:
+        word = f"photos_{word}".rstrip("_")
+    for number in itertools.count(1):
+        name = word if number == 1 else f"{word}_{number}"
+        target = Path(data_dir).expanduser() / name / VERSION
+        if not target.exists() or _source(target).get("root") == str(path):
+            return name
+    raise AssertionError
+
+
+def _source(target: Path) -> dict:
+    """What a prepared dataset says that it was made from; empty if it does not say."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads((target / "source.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return {}
+
+
+def _compare(before: dict, source: dict) -> str | None:
+    """What is another source than when the dataset was prepared; None if nothing is."""
+    if not before:
         return ""
     if before["files"] != source["files"]:
         return f", of {before['root']}" + (" before it changed" if before["root"] == source["root"] else "")

@@ -64,11 +64,6 @@ def start_state(recipe: Recipe, say: Callable[[str], None] = print) -> tuple[Tra
     ``say`` gets a report of what was loaded. Raises UserError when the weights cannot be loaded.
     """
     config, arrays, digests = recipe.config, {}, {}
-    if config.model.backbone_weights:
-        weights = sources.load_weights(config.model.backbone_weights, "model.backbone_weights", say)
-        arrays, report = sources.fit_backbone(weights, recipe.network.shapes)
-        digests[config.model.backbone_weights] = weights.sha256
-        say(f"backbone weights from {config.model.backbone_weights} ({weights.title}):\n{report}")
     if config.init_from:
         weights = sources.load_weights(config.init_from, "init_from=", say)
         weights = weights._replace(categories=known_classes(weights))
@@ -77,6 +72,13 @@ def start_state(recipe: Recipe, say: Callable[[str], None] = print) -> tuple[Tra
         digests[config.init_from] = weights.sha256
         say(f"weights from {config.init_from} ({weights.title}):\n{report}")
         arrays |= fitting
+    backbone = {name for name in recipe.network.shapes if name.startswith("backbone/")}
+    if config.model.backbone_weights and not backbone <= arrays.keys():
+        weights = sources.load_weights(config.model.backbone_weights, sources.BACKBONE_FLAG, say)
+        fitting, report = sources.fit_backbone(weights, recipe.network.shapes)
+        digests[config.model.backbone_weights] = weights.sha256
+        say(f"backbone weights from {config.model.backbone_weights} ({weights.title}):\n{report}")
+        arrays = fitting | arrays
     shardings = devices.state_sharding(recipe.mesh, jax.eval_shape(lambda arrays: fresh_state(recipe, arrays), arrays))
     return jax.jit(lambda arrays: fresh_state(recipe, arrays), out_shardings=shardings)(arrays), digests
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import socket
+import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -28,6 +31,7 @@ FOLDED_VAR = 1.0 - 1e-5
 UNIT_NORM = {"scale": 1.0, "mean": 0.0, "var": FOLDED_VAR}
 HEAD = ("class_head/kernel", "class_head/bias")
 LABELS = "anchor_decoder/labels"  # an embedding of every class, for denoising
+BACKBONE_FLAG = "model.backbone_weights"
 HUGGINGFACE_BACKBONE = "huggingface_backbone"  # in the info of a converted checkpoint
 
 
@@ -93,15 +97,29 @@ def find_source(source: str | Path, flag: str) -> Path | str:
     hub_logging.set_verbosity_error()  # a page of retries would bury the sentence below
     try:
         for file in (foreign.HUGGINGFACE_CONFIG, foreign.HUGGINGFACE_WEIGHTS):
-            found = huggingface_hub.hf_hub_download(str(source), file)
+            found = huggingface_hub.hf_hub_download(str(source), file, local_files_only=not _is_reachable())
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        without = ", or nothing to start from random weights" if flag == BACKBONE_FLAG else ""
+        page = f"{constants.ENDPOINT}/{source}/resolve/main"
         raise UserError(
             f"{source} is not a path, and {file} of that name is neither in the cache ({constants.HF_HUB_CACHE}) nor "
-            f"available from the hub ({type(error).__name__}); pass {flag} the path of a file or folder instead"
+            f"available from the hub ({type(error).__name__}); with a network, download "
+            f"{page}/{foreign.HUGGINGFACE_WEIGHTS} and pass {flag} its path{without}"
         ) from error
     finally:
         hub_logging.set_verbosity(verbosity)
     return Path(found).parent
+
+
+def _is_reachable() -> bool:
+    """False where there is no network at all: the hub's own client would try for half a minute, in silence."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def _copy_file(url: str) -> Path | str:

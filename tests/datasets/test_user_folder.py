@@ -9,7 +9,7 @@ from detr_jax.datasets import shapes
 from detr_jax.datasets.conversion import convert_folder
 from detr_jax.datasets.folders import find_splits
 from detr_jax.datasets.split import open_split, split_names
-from detr_jax.datasets.user_folder import FolderOptions, opened_root, prepare_folder
+from detr_jax.datasets.user_folder import FolderOptions, choose_name, opened_root, prepare_folder
 from detr_jax.errors import UserError
 
 SETTINGS = shapes.Settings(train=30, val=8, size=48)
@@ -74,6 +74,21 @@ def test_coco_without_validation_is_split_too(coco, tmp_path):
     assert rows == sorted(json.loads(source.read_text())["annotations"], key=lambda row: row["id"])
     with opened_root(tmp_path, FolderOptions(val_share=0)) as opened:
         assert list(opened.splits) == ["train"] and opened.splits["train"].annotations.parent.parent == tmp_path
+
+
+def test_a_dataset_is_named_after_its_folder(coco, tmp_path):
+    def name(folder: str) -> str:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        return choose_name(tmp_path / folder, tmp_path / "data")
+
+    assert [name(one) for one in ("Blood cells (v2)", "2017", "été", "shapes")] == [
+        "blood_cells_v2", "photos_2017", "t", "photos_shapes",
+    ]  # fmt: skip
+    assert name("cells") == "cells"
+    for parent in ("a", "b"):  # two folders of one name
+        convert_folder(find_splits(coco), "yolo", tmp_path / parent / "cells", "copy")
+    prepare_folder(tmp_path / "a/cells", name("a/cells"), tmp_path / "data")
+    assert (name("a/cells"), name("b/cells"), name("cells")) == ("cells", "cells_2", "cells_2")
 
 
 def test_two_formats_and_none(coco, tmp_path):

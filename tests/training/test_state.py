@@ -145,6 +145,12 @@ def test_a_backbone_to_start_from_leaves_the_rest_fresh(trained, fresh, checkpoi
             np.testing.assert_allclose(array, fresh.params[name], atol=1e-6, err_msg=name)
 
 
+def test_a_backbone_is_not_read_where_init_from_has_it(checkpoint, mesh):
+    recipe = make_small_recipe({"init_from": str(checkpoint), "model.backbone_weights": "nobody/has.this"}, mesh)
+    _, digests = start_state(recipe, lambda line: None)
+    assert [*digests] == [str(checkpoint)]
+
+
 def test_freeze_must_begin_the_name_of_an_array(mesh):
     with pytest.raises(UserError, match="'transformer/encoder/9', but no array of the model begins like that"):
         make_small_recipe({"freeze": ("backbone", "transformer/encoder/9")}, mesh)

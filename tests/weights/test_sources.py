@@ -282,7 +282,7 @@ def test_settings_follow_from_shapes():
 def test_a_name_that_cannot_be_had_says_where_it_was_looked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(sources.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"config.json.*--config.init_from the path"):
+    with pytest.raises(UserError, match=r"config.json.*model.safetensors and pass --config.init_from"):
         load_weights("facebook/detr-resnet-50", "--config.init_from")
 
 

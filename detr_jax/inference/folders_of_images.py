@@ -104,7 +104,8 @@ def _walk(folder: Path, found: Found) -> list[Path]:
 
     files = []
     for where, folders, names in os.walk(folder, onerror=cannot_read):
-        found.prelabels.extend(Path(where) / name for name in folders if name.startswith(PRELABELS))
+        written = [Path(where) / name for name in folders if name.startswith(PRELABELS)]
+        found.prelabels.extend(path for path in written if path not in found.prelabels)
         folders[:] = [name for name in folders if not name.startswith(PRELABELS)]
         files += [Path(where) / name for name in names]
     return sorted(files)

@@ -48,13 +48,16 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def server():
+def serve_images():
+    """Yields the address of a server."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+server = pytest.fixture(serve_images, scope="module")
 
 
 def test_files_take_the_place_of_addresses(server, tmp_path):

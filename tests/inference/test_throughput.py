@@ -1,0 +1,40 @@
+"""Where the time of a run goes."""
+
+import re
+import time
+
+from detr_jax.inference.throughput import Throughput
+
+
+def test_seconds_are_counted_by_what_they_were_spent_on():
+    clock = Throughput()
+
+    def results():
+        for number in range(3):
+            time.sleep(0.02)
+            clock.move(0.01, "model", "waiting")
+            yield number
+
+    with clock.spending("checking"):
+        time.sleep(0.05)
+    for number in clock.over(results(), "model"):
+        assert number in range(3)
+        with clock.spending("drawing"):
+            time.sleep(0.01)
+    seconds = clock.seconds
+    assert seconds["checking"] >= 0.05 and seconds["drawing"] >= 0.03
+    assert abs(seconds["waiting"] - 0.03) < 1e-9 and 0.03 <= seconds["model"] < 1.0
+    line = clock.summary()
+    assert re.fullmatch(
+        r"3 images in \d+\.\d s, [\d.]+ images/s \(checking 0\.\d s, waiting 0\.0 s, model 0\.\d s, drawing 0\.\d s\)",
+        line,
+    )
+    total, rate = (float(number) for number in re.findall(r"in ([\d.]+) s, ([\d.]+)", line)[0])
+    assert 3 / (total + 0.06) <= rate <= 3 / (total - 0.06)
+
+
+def test_one_image_and_none():
+    clock = Throughput()
+    assert clock.summary().startswith("0 images in 0.0 s, 0 images/s")
+    list(clock.over([1], "model"))
+    assert clock.summary().startswith("1 image in ")

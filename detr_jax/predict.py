@@ -153,15 +153,24 @@ def detect_all(
 ) -> Iterator[tuple[int, Detections]]:
     """(row, its detections above the threshold) for every image."""
     if args.tile is None:
-        waited = partial(clock.move, before=MODEL, after=READING)
-        for row, detections in clock.over(detector.over(images, args.batch_size, on_wait=waited), MODEL):
-            yield row, detections.above(threshold)
-        return
+        results = detector.over(
+            images, args.batch_size, on_wait=lambda seconds: clock.move(seconds, before=MODEL, after=READING)
+        )
+    else:
+        results = detect_tiled(args, detector, images, threshold, clock)
+    for row, detections in clock.over(results, MODEL):
+        yield row, detections.above(threshold)
+
+
+def detect_tiled(
+    args: flags.FlagValues, detector: Detector, images: ImageFiles, threshold: float | np.ndarray, clock: Throughput
+) -> Iterator[tuple[int, Detections]]:
+    """The same with every image cut into tiles."""
     tiling, detect = Tiling(args.tile, args.overlap), partial(detector, batch_size=args.batch_size)
     for row in range(len(images)):
         with clock.spending(READING):
             photo = images[row]
-        yield from clock.over(((row, detect_in_tiles(detect, photo, tiling, threshold)) for _ in [0]), MODEL)
+        yield row, detect_in_tiles(detect, photo, tiling, threshold)
 
 
 def main(argv: list[str]) -> int:
@@ -183,14 +192,15 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise UserError(f"none of the {bad + len(found.drawn)} files can be used as an image; nothing was written")
     ids, names, images = choose_ids(paths), choose_names(paths, output), ImageFiles(paths, limits)
+    prelabels = Prelabels(paths, ids, images.sizes, detector.categories) if args.format else None
     hosts.from_first_host(partial(prepare_output, args, paths, names))
 
     rows: dict[int, list[dict]] = {}
-    prelabels = Prelabels(paths, ids, images.sizes, detector.categories)
     results, silent = detect_all(args, detector, images, threshold, clock), not (first_host and sys.stderr.isatty())
     for row, detections in tqdm(results, total=len(paths), unit="image", disable=silent):
         rows[row] = make_rows(detections, ids[row], paths[row])
-        prelabels.add(row, detections)
+        if prelabels:
+            prelabels.add(row, detections)
         if args.draw and first_host:
             with clock.spending(WRITING):
                 drawing.save(np.asarray(detections.draw(images[row])), output / names[row], software=SOFTWARE)
@@ -198,7 +208,7 @@ def main(argv: list[str]) -> int:
     if first_host:
         with files.replacing(output / "predictions.json") as path:
             path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
-        if args.format:
+        if prelabels:
             folder = prelabels_folder(args)
             for line in prelabels.write(args.format, folder, args.images):
                 print(f"{folder}: {line}")

@@ -11,6 +11,7 @@ import numpy as np
 from detr_jax.datasets.coco import clip_boxes
 from detr_jax.datasets.conversion import convert_folder
 from detr_jax.datasets.folders import SplitFolder
+from detr_jax.errors import UserError
 from detr_jax.structures import Categories, Detections
 
 SPLIT = "train"
@@ -25,6 +26,8 @@ class Prelabels:
       ids: of the images, all different.
       sizes: [M 2], (height, width) of the images upright, in pixels.
       categories: the classes; all of them are written, whether they were found or not.
+
+    Raises UserError for a file whose name no annotation file can hold.
     """
 
     def __init__(self, paths: list[Path], ids: list[int], sizes: Iterable[tuple[int, int]], categories: Categories):
@@ -34,6 +37,10 @@ class Prelabels:
             {"id": i, "file_name": os.path.relpath(path, self.root), "height": int(size[0]), "width": int(size[1])}
             for path, i, size in zip(paths, ids, sizes, strict=True)
         ]
+        for image in self._images:
+            if not image["file_name"].isprintable():
+                name = repr(image["file_name"])
+                raise UserError(f"{name} is a name that annotations cannot hold: rename it, or leave out --format")
 
     def add(self, row: int, detections: Detections) -> None:
         """What was found in an image. Boxes are clipped to it, rounded to hundredths of a pixel, and kept with their

@@ -19,15 +19,23 @@ class Throughput:
     def __init__(self):
         self.seconds: Counter[str] = Counter()
         self._images, self._started = 0, time.perf_counter()
+        self._current: str | None = None
 
     @contextmanager
     def spending(self, part: str) -> Iterator[None]:
-        """Counts the seconds of the block for this part."""
-        started = time.perf_counter()
+        """Counts the seconds of the block for this part, and not for the part of a block around it."""
+        around, self._current, started = self._current, part, time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[part] += time.perf_counter() - started
+            self._current = around
+            self.move(time.perf_counter() - started, before=around, after=part)
+
+    def move(self, seconds: float, before: str | None, after: str) -> None:
+        """Counts seconds for one part that are counted for another, now or in a moment."""
+        self.seconds[after] += seconds
+        if before:
+            self.seconds[before] -= seconds
 
     def over(self, results: Iterable[Result], part: str) -> Iterator[Result]:
         """The results, each of an image; the seconds until each of them comes are counted for this part."""
@@ -40,11 +48,6 @@ class Throughput:
                     return
             self._images += 1
             yield result
-
-    def move(self, seconds: float, before: str, after: str) -> None:
-        """Counts seconds of one part, which are counted for it now or in a moment, for another."""
-        self.seconds[after] += seconds
-        self.seconds[before] -= seconds
 
     def summary(self) -> str:
         """One line: "12 images in 3.2 s, 3.8 images/s (checking files 0.4 s, model 2.8 s)"."""

@@ -92,6 +92,12 @@ def test_nothing_found_and_one_image_alone(tmp_path):
         assert made.write(to, tmp_path / to) == ["train: 1 images, 0 objects"]
 
 
+@pytest.mark.parametrize("name", ["\udcff.jpg", "a\nb.jpg"])
+def test_a_name_that_annotations_cannot_hold_is_said_at_once(tmp_path, name):
+    with pytest.raises(UserError, match="is a name that annotations cannot hold: rename it"):
+        Prelabels([tmp_path / name], [1], [(20, 30)], CLASSES)
+
+
 def test_nothing_is_overwritten(prelabels, tmp_path):
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match="exists already"):

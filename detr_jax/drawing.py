@@ -122,5 +122,6 @@ def save(image: Picture, path: str | os.PathLike, software: str = "") -> None:
     if software:
         text.add_text("Software", software)
     with files.replacing(path) as sibling:
-        # quality 92 without chroma subsampling: thin coloured lines and small texts stay sharp in a JPEG
-        Image.fromarray(image).save(sibling, quality=92, subsampling=0, pnginfo=text)
+        # Quality 92 without chroma subsampling: thin coloured lines and small texts stay sharp in a JPEG. A PNG of 12
+        # million pixels takes 1.7 s at level 2, 8 s at Pillow's own level 6, which saves an eighth of the bytes.
+        Image.fromarray(image).save(sibling, quality=92, subsampling=0, pnginfo=text, compress_level=2)

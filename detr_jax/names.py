@@ -13,6 +13,7 @@ from PIL import ImageFont
 
 FONT = Path(importlib.util.find_spec("matplotlib").submodule_search_locations[0], "mpl-data/fonts/ttf/DejaVuSans.ttf")
 HEAD, TAIL = 40, 16  # characters that are kept of a long text, whose end may be a score
+SMALLEST = 10  # pixels: a font does not shrink further to make a text narrower
 JOINERS = "\u200c\u200d"  # without width, and needed by some scripts
 
 
@@ -29,6 +30,27 @@ def legible(text: str) -> str:
 def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font for a text that is ``legible``."""
     return ImageFont.load_default(size) if text.isascii() else ImageFont.truetype(FONT, size)
+
+
+def fit_text(text: str, size: int, width: int, height: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A ``legible`` text and its font, which fit into so many pixels.
+
+    The font shrinks by up to a quarter, or as far as the height demands. What is still too wide loses characters before
+    its last word, which may be a score; where not even that word has room, the text is "".
+    """
+    while size > 1 and sum(font_of(text, size).getmetrics()) > height:
+        size -= 1
+    least = min(size, max(SMALLEST, 3 * size // 4))
+    while size > least and font_of(text, size).getlength(text) > width:
+        size -= 1
+    name, blank, end = text.rpartition(" ")
+    shorter = [f"{name[:count]}…{blank}{end}" for count in reversed(range(len(name)))]
+    shorter = shorter or [f"{end[:count]}…" for count in reversed(range(len(end)))]
+    for one in (text, *shorter, end, ""):
+        font = font_of(one, size)
+        if font.getlength(one) <= width:
+            return one, font
+    raise AssertionError("an empty text has no width")
 
 
 @functools.lru_cache(4096)

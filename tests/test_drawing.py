@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from detr_jax import drawing
 
@@ -46,6 +46,36 @@ def test_any_finite_box_can_be_drawn_and_others_are_skipped():
     )
     drawing.draw_boxes(GREY, boxes, ["a very long name that is wider than the picture " * 5] * 5, [0, 1, 2, 90, 7])
     np.testing.assert_array_equal(drawing.draw_boxes(GREY, boxes[4:], ["x"], [0]), GREY)
+
+
+@pytest.mark.parametrize("size", [(3000, 4000), (80, 100), (40, 300), (1000, 12), (10, 2000)])
+def test_texts_stay_in_the_picture_and_grow_with_it(size, monkeypatch):
+    """Names of any length, at boxes in every corner; the score is the last that is given up."""
+    height, width = size
+    written = []
+    draw_text = ImageDraw.ImageDraw.text
+
+    def note(draw, place, text, fill, font):
+        written.append((text, font.size))
+        x0, y0, x1, y1 = font.getbbox(text)
+        assert place[0] + x0 >= 0 and place[0] + x1 <= draw.im.size[0] and place[1] + y1 <= draw.im.size[1]
+        assert place[1] + y0 >= 0
+        draw_text(draw, place, text, fill=fill, font=font)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    corners = [
+        [0, 0, 9, 9],
+        [width - 9, 0, width, 9],
+        [0, height - 9, 9, height],
+        [width - 9, height - 9, width, height],
+    ]
+    texts = ["cat 0.98", "traffic light 0.64", f"{'a long name ' * 4}0.71", f"{'W' * 200} 0.55"]
+    drawn = drawing.draw_boxes(np.zeros((height, width, 3), np.uint8), np.array(corners, float), texts, [0, 1, 2, 3])
+    if width > 12:
+        assert {text[-4:] for text, _ in written} == {"0.98", "0.64", "0.71", "0.55"}
+    if min(size) >= 80:
+        assert "cat 0.98" in {text for text, _ in written}
+        assert all(0.016 < font_size / max(drawn.shape) < 0.04 for _, font_size in written)
 
 
 def test_colors_of_the_first_classes_differ():

@@ -82,10 +82,12 @@ def test_predict_with_a_foreign_file(programs, tmp_path):
     val = [f"--checkpoint={tmp_path}", f"--input={programs.raw}/val2017/*[123].jpg", "--threshold=0", "--draw"]
     done = programs.run("predict", *val, f"--output={tmp_path}/one")
     assert done.returncode == 0, done.stderr
-    lines = run_hosts(programs, 2, "predict", *val, f"--output={tmp_path}/two")
-    assert len(lines) == 1 and f"{3 * QUERIES} detections above 0.0 in 3 images" in lines[0]
+    lines = run_hosts(programs, 2, "predict", *val, f"--output={tmp_path}/two", "--format=coco", "--images=none")
+    assert lines.pop(0).startswith(f"{tmp_path}/two/prelabels_coco: train: 3 images, ")
+    assert len(lines) == 2 and f"{3 * QUERIES} detections above 0.0 in 3 images" in lines[1]
+    assert lines[0].startswith("3 images in ")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
-        "000001.png", "000002.png", "000003.png", "predictions.json",
+        "000001.png", "000002.png", "000003.png", "predictions.json", "prelabels_coco",
     ]  # fmt: skip
     one, two = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("one", "two"))
     for field in ("image_id", "category_id", "file_name"):

@@ -123,7 +123,7 @@ def _rename(contents: dict[str, _Content], to: str, lost: Counter) -> dict[str, 
         own = taken.setdefault(split if to in ("coco", "yolo") else "", set())
         rows = []
         for image in content.instances["images"]:
-            name = wanted = _inside(image["file_name"])
+            name = wanted = _inside(image["file_name"], to)
             key = (lambda name: name) if to in ("coco", "csv") else drop_suffix
             number = 1
             while key(name) in own:
@@ -137,9 +137,14 @@ def _rename(contents: dict[str, _Content], to: str, lost: Counter) -> dict[str, 
     return renamed
 
 
-def _inside(name: str) -> str:
-    """A file name without what would lead out of the folder."""
-    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")) or "image"
+def _inside(name: str, to: str) -> str:
+    """A file name without what would lead out of the folder.
+
+    Readers of YOLO look for the last folder called images in a path: there is to be none besides that of all images.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    folders = [f"{part}_" if to == "yolo" and part.lower() in ("images", "labels") else part for part in parts[:-1]]
+    return "/".join([*folders, *parts[-1:]]) or "image"
 
 
 def _place_images(content: _Content, folder: Path, how: str) -> None:
@@ -150,13 +155,25 @@ def _place_images(content: _Content, folder: Path, how: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if how == "copy":
             shutil.copyfile(path, target)
-            continue
+        else:
+            _link(path, target)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(os.path.realpath(path), target)
+    except OSError as error:
+        raise UserError(f"{path} cannot be linked ({error.strerror}): pass --images=copy or --images=none") from error
+
+
+def require_links(paths: Iterable[Path], folder: Path) -> None:
+    """Raises UserError when files cannot get second names in ``folder``, which exists; one of each disk is tried."""
+    for path in {os.stat(path).st_dev: path for path in paths}.values():
+        trial = folder / f".{os.getpid()}.trial"
         try:
-            os.link(os.path.realpath(path), target)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be linked ({error.strerror}): pass --images=copy or --images=none"
-            ) from error
+            _link(path, trial)
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def _by_image(instances: dict) -> Iterable[tuple[dict, list[dict]]]:

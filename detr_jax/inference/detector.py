@@ -76,13 +76,18 @@ class Detector:
         return [found[row] for row in range(len(source))]
 
     def over(
-        self, images: Split | ImageFiles, batch_size: int, change: Change | None = None
+        self,
+        images: Split | ImageFiles,
+        batch_size: int,
+        change: Change | None = None,
+        on_wait: Callable[[float], None] | None = None,
     ) -> Iterator[tuple[int, Detections]]:
         """(row, its detections) for every image, on every host, in the order of their canvases.
 
         An image of a split that cannot be decoded has no detection at all; any other has some, however unlikely.
         ``batch_size`` is rounded up to a multiple of the devices. The next batch is handed to the devices before the
         results of the last one are fetched. ``change`` is done to each image of a split: see ``PixelReader``.
+        ``on_wait`` is told of each batch how many seconds it was waited for.
         """
         plan = make_evaluation_plan(self.data, images, -(-batch_size // self.mesh.size) * self.mesh.size)
         limits = Limits(*self.data.image_limits)
@@ -92,7 +97,9 @@ class Detector:
         )
         pending = None
         with pipeline as batches:
-            for step, (batch, _) in enumerate(to_device(batches, devices.batch_sharding(self.mesh))):
+            for step, (batch, waited) in enumerate(to_device(batches, devices.batch_sharding(self.mesh))):
+                if on_wait is not None:
+                    on_wait(waited)
                 results = self.detect(self.arrays, batch.inputs)
                 if pending is not None:
                     yield from self._finish(images, *pending)

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,27 +27,34 @@ START = 1024  # bytes of a file that tell what it is
 WEAK = {"BMP": (".bmp", ".dib"), "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")}  # texts may start like these
 APPLE_DOUBLE = b"\0\x05\x16\x07"  # what macOS keeps beside a file on foreign disks, as ._NAME
 SOFTWARE = "detr_jax.predict"  # stands in the pictures that it draws
+PRELABELS = "prelabels_"  # how the folders of annotations that it writes are called, before their format
 
 
 class Found(NamedTuple):
     """The files that inputs name, each once."""
 
     images: list[Path]
-    unusable: dict[Path, str]  # what looks like an image but is not read, with the reason
+    unusable: dict[Path | str, str]  # what looks like an image but is not read, with the reason
     others: list[Path]  # in folders, beside the images: texts, videos, ...
     drawn: list[Path]  # pictures that ``predict`` has drawn
+    prelabels: list[Path]  # folders that ``predict`` has written, with images that stand elsewhere too; not searched
 
 
-def find_images(inputs: list[str]) -> Found:
+def find_images(inputs: Sequence[str], listed: Sequence[str] = ()) -> Found:
     """The files that paths, folders (searched through) and glob patterns name, in order.
 
-    In folders and patterns a file is an image by what is in it, or by its suffix. One that is named is taken for one.
-    Raises UserError for an input that names no file, or only files that are no images.
+    In folders and patterns a file is an image by what is in it, or by its suffix. One that is named is taken for one,
+    unless it is called like a text.
+
+    Args:
+      listed: further inputs, of which one that names nothing is unusable.
+
+    Raises UserError for one of ``inputs`` that names no file, or only files that are no images.
     """
-    found, seen = Found([], {}, [], []), {}
-    for entry in inputs:
+    found, seen = Found([], {}, [], [], []), {}
+    for number, entry in enumerate([*inputs, *listed]):
         unreadable, any_image = len(found.unusable), False
-        for path, is_named in _files_of(entry, found.unusable):
+        for path, is_named in _files_of(entry, found):
             key = os.path.abspath(path)
             if is_named and path in found.others:
                 found.others.remove(path)
@@ -55,24 +62,33 @@ def find_images(inputs: list[str]) -> Found:
             if key not in seen:
                 seen[key] = _sort_in(path, is_named, found)
             any_image |= seen[key]
-        if not any_image and len(found.unusable) == unreadable:
+        if any_image or len(found.unusable) > unreadable:
+            continue
+        if number < len(inputs):
             raise UserError(f"--input={entry} names no image: pass a file, a folder that holds images, or a pattern")
+        found.unusable[entry] = "the list names it, but there is no image"
     return found
 
 
-def _files_of(entry: str, unusable: dict[Path, str]) -> Iterator[tuple[Path, bool]]:
+def _files_of(entry: str, found: Found) -> Iterator[tuple[Path, bool]]:
     """The files of an input, and whether it is this file that is named."""
     path = Path(entry).expanduser()
     if _is(path.is_dir):
-        yield from ((file, False) for file in _walk(path, unusable))
+        yield from ((file, False) for file in _walk(path, found))
     elif _is(path.is_file):
         yield path, True
     else:
         for match in sorted(map(Path, glob.glob(str(path), recursive=True))):
+            if _is_prelabel(match) and not _is_prelabel(path):
+                continue
             if match.is_file():
                 yield match, False
             elif match.is_dir() and "**" not in str(path):
-                yield from ((file, False) for file in _walk(match, unusable))
+                yield from ((file, False) for file in _walk(match, found))
+
+
+def _is_prelabel(path: Path) -> bool:
+    return any(part.startswith(PRELABELS) for part in path.parts)
 
 
 def _is(test) -> bool:
@@ -82,11 +98,16 @@ def _is(test) -> bool:
         return False
 
 
-def _walk(folder: Path, unusable: dict[Path, str]) -> list[Path]:
+def _walk(folder: Path, found: Found) -> list[Path]:
     def cannot_read(error: OSError) -> None:
-        unusable[Path(error.filename)] = f"the folder cannot be read ({error.strerror})"
+        found.unusable[Path(error.filename)] = f"the folder cannot be read ({error.strerror})"
 
-    files = [Path(where) / name for where, _, names in os.walk(folder, onerror=cannot_read) for name in names]
+    files = []
+    for where, folders, names in os.walk(folder, onerror=cannot_read):
+        written = [Path(where) / name for name in folders if name.startswith(PRELABELS)]
+        found.prelabels.extend(path for path in written if path not in found.prelabels)
+        folders[:] = [name for name in folders if not name.startswith(PRELABELS)]
+        files += [Path(where) / name for name in names]
     return sorted(files)
 
 
@@ -103,6 +124,8 @@ def _sort_in(path: Path, is_named: bool, found: Found) -> bool:
         reason = f"it cannot be read ({error.strerror})"
     else:
         reason = _reason_to_leave_out(start, suffix)
+        if is_named and suffix == ".txt" and not _is_readable(start, suffix):
+            reason = f"it is a text; if it names images, pass --list={path}"
         is_expected |= bool(reason)
         if _is_drawn(start):
             found.drawn.append(path)

@@ -35,11 +35,32 @@ def test_images_are_found_in_order_and_once(folder):
     ]  # fmt: skip
     assert names(folder, folder / "**/c.*") == ["trip/c.webp"]
     assert names(folder, folder / "tr*") == ["trip/c.webp"]  # a pattern may name a folder
-    assert names(folder, folder / "notes.txt") == ["notes.txt"]  # named: whether it is one shows when it is read
+    assert names(folder, folder / "broken.jpg") == ["broken.jpg"]  # named: whether it is one shows when it is read
     assert len(names(folder, folder, os.path.relpath(folder))) == 4
     for nothing in ("nowhere", "*.gif", "*.txt", "x" * 5000, "a\0b"):
         with pytest.raises(UserError, match="names no image"):
             find_images([str(folder / nothing)])
+
+
+def test_a_list_may_name_what_is_not_there(folder):
+    found = find_images([str(folder / "b.jpg")], [str(folder / "b.jpg"), "nowhere.jpg", str(folder / "trip")])
+    assert [path.name for path in found.images] == ["b.jpg", "c.webp"]
+    assert found.unusable == {"nowhere.jpg": "the list names it, but there is no image"}
+
+
+def test_a_text_is_no_image_but_may_be_a_list(folder):
+    found = find_images([str(folder / "notes.txt")])
+    assert not found.images and f"--list={folder}/notes.txt" in found.unusable[folder / "notes.txt"]
+
+
+def test_folders_of_prelabels_are_not_searched_unless_they_are_named(folder):
+    (folder / "found/prelabels_yolo/images").mkdir(parents=True)
+    drawing.save(NOISE, folder / "found/prelabels_yolo/images/b.jpg")
+    found = find_images([str(folder)])
+    assert [path.name for path in found.images] == ["a.PNG", "b.jpg", "broken.jpg", "c.webp"]
+    assert names(folder, folder / "**/*.jpg") == ["b.jpg", "broken.jpg"]
+    assert found.prelabels == [folder / "found/prelabels_yolo"]
+    assert len(find_images([str(folder / "found/prelabels_yolo")]).images) == 1
 
 
 def test_every_readable_format_is_taken_from_a_folder_whatever_its_name(tmp_path):
@@ -86,9 +107,10 @@ def test_images_are_checked(folder):
     frames = [Image.fromarray(NOISE), Image.fromarray(NOISE[::-1])]
     for kind in ("gif", "png", "webp", "tif"):
         frames[0].save(folder / f"several.{kind}", save_all=True, append_images=frames[1:])
-    checked = check_images(find_images([str(folder), str(folder / "notes.txt")]).images)
-    assert {path.name for path in checked.bad} == {"broken.jpg", "notes.txt"}
-    assert "not an image" in checked.bad[folder / "notes.txt"]
+    (folder / "notes").write_text("no image")
+    checked = check_images(find_images([str(folder), str(folder / "notes")]).images)
+    assert {path.name for path in checked.bad} == {"broken.jpg", "notes"}
+    assert "not an image" in checked.bad[folder / "notes"]
     assert {path.name: count for path, count in checked.frames.items()} == {
         "several.gif": 2, "several.png": 2, "several.webp": 2, "several.tif": 2,
     }  # fmt: skip

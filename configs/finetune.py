@@ -2,7 +2,8 @@
 
     python -m detr_jax.train --config=configs/finetune.py --data=FOLDER --workdir=runs/cells
 
-Scale and canvases are chosen from the photos (data.buckets=auto); the backbone's weights come from the Hugging Face hub.
+Scale and canvases are chosen from the photos (data.buckets=auto); weights of the backbone come from the Hugging Face
+hub.
 One of the models, each the fast detector of configs/detr.py on a backbone up to layer3:
     r18_c4    a few hundred photos on a CPU, and the default without a GPU or TPU. Only layer3 of the ResNet-18 is
               trained, the features below it are computed once; 13 minutes on two cores

@@ -16,6 +16,8 @@ import numpy as np
 from absl import flags
 
 from detr_jax import cli, drawing
+from detr_jax.batches.fitting import fit_to_images
+from detr_jax.config_forms import as_flags
 from detr_jax.datasets import shapes
 from detr_jax.datasets.conversion import IMAGE_CHOICES, convert_folder
 from detr_jax.datasets.defects import EXAMPLES, DefectiveData, describe_defects, printable
@@ -53,6 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("skip_broken", False, "prepare: leave out images that cannot be decoded or have another size.")
     flags.DEFINE_bool("allow_outside", False, "prepare, check: take images outside of the image folders, too.")
     flags.DEFINE_bool("quick", False, "prepare, check: look at the header of each image only; decode none.")
+    cli.define_config()
     flags.DEFINE_string("split", None, "check, show, stats: which split, such as train or val[:100].")
     flags.DEFINE_integer("n", 16, "show: number of images, spread evenly over the split.")
     flags.DEFINE_string("output", None, "show: the picture to write (grid.png). convert: the new folder.")
@@ -136,7 +139,10 @@ def convert() -> None:
 
 
 def stats() -> None:
-    """Prints how many boxes of which class and size there are, and how large the images are."""
+    """Prints how many boxes of which class and size there are, and how large the images are.
+
+    With ``--config`` also the scale and canvases on which it would be trained.
+    """
     for name in [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, _dataset_name()):
         split = open_split(FLAGS.data_dir, _dataset_name(), name)
         counts = count_objects(split)
@@ -149,6 +155,12 @@ def stats() -> None:
         for label, (category_id, title) in enumerate(zip(*split.categories, strict=True)):
             numbers = (counts.boxes[label].sum(), counts.images[label], *counts.boxes[label])
             print(f"  {category_id:>6} {printable(title):<24} " + " ".join(f"{number:>9,}" for number in numbers))
+    if FLAGS.config is not None:
+        config = cli.config()
+        train, val = (
+            open_split(FLAGS.data_dir, FLAGS.name, split) for split in (config.data.train_split, config.data.val_split)
+        )
+        _print_lines(map(as_flags, fit_to_images(config, train, val).notes or ["the configuration names its canvases"]))
 
 
 def draw_shapes() -> None:

@@ -54,7 +54,8 @@ def test_prepare_show_stats_check(folder):
     assert done.returncode == 0, done.stderr
     assert min(Image.open(folder / "grid.png").size) > 300
 
-    done = dataset("stats", *data, "--split=train")
+    done = dataset("stats", *data, "--split=train", "--config=configs/finetune.py:r18_c4")
+    assert "padding: --config.data.scales=" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
     circles = sum(row["category_id"] == 3 for row in truth["annotations"])
     assert done.stdout.splitlines()[3].split()[:3] == ["3", "circle", str(circles)]

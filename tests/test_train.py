@@ -85,6 +85,18 @@ def test_resumed_equals_unbroken_and_another_config_is_refused(programs, tmp_pat
     assert numbers(workdir) == numbers(programs.trained)  # the last two changed nothing
 
 
+def test_a_folder_is_prepared_and_trained_on(programs, tmp_path):
+    more = (f"--data={programs.raw}", f"--config.data.dir={tmp_path}", "--config.data.buckets=auto")
+    arguments = [word for word in programs.training(tmp_path / "run") if "data.buckets" not in word]
+    first, second = programs.run_all("train", [[*arguments, *more]] * 2)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "--data is the dataset --config.data.name=raw" in first.stdout and "train: 12 images" in first.stdout
+    assert 'padding: --config.data.buckets="((64, 64, 8),)"' in first.stdout
+    assert "has not changed since" in second.stdout and "train: 12 images" not in second.stdout
+    assert_same_state(tmp_path / "run", programs.trained, 6)
+    assert json.loads((tmp_path / "run/config.json").read_text())["data"]["buckets"] == [[64, 64, 8]]
+
+
 def prepare_without_objects(programs: Programs, name: str) -> None:
     """The tiny dataset with crowds only, which do not train."""
     root = programs.folder / name

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from detr_jax import cli, devices, hosts, signals
+from detr_jax import cli, devices, hosts, invocation, signals
 from detr_jax.batches.inputs import Reader, make_reader
 from detr_jax.batches.pipeline import Pipeline, to_device
 from detr_jax.batches.plan import TrainPlan, make_train_plan
@@ -237,7 +237,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         saved = f"step {last} is saved, and this goes on from there" if last else "nothing is saved, this starts again"
         if not told:
             told = True
-            (run.logbook.say if run else print)(f"stopped {words}; {saved}: {signals.command()}")
+            (run.logbook.say if run else print)(f"stopped {words}; {saved}: {invocation.command()}")
 
     def abandon() -> tuple[int, str]:  # the main thread hangs where nothing can be lost
         if run:

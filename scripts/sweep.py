@@ -18,7 +18,6 @@ import math
 import os
 import random
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from detr_jax import cli, files, signals  # noqa: E402
+from detr_jax import cli, files, invocation, signals  # noqa: E402
 from detr_jax.config import Config, settings  # noqa: E402
 from detr_jax.config_check import check  # noqa: E402
 from detr_jax.config_forms import from_config_dict, to_dict  # noqa: E402
@@ -350,7 +349,7 @@ def main(argv: list[str]) -> int:
     finished = trainings.run()
     write_report(jobs, group_runs(jobs), trainings.failed, output)
     if not finished:
-        print(f"stopped; this goes on: {shlex.join(['python', *sys.orig_argv[1:]])}")
+        print(f"stopped; this goes on: {invocation.command()}")
         return 130
     return 1 if trainings.failed else 0
 

@@ -27,9 +27,11 @@ GROUND = {
     "config_forms",
 }
 GROUND |= {"class_names", "words", "cli", "heap", "devices", "signals", "crashes", "hosts", "remote"}
+GROUND |= {"invocation", "spelling"}
 INFERENCE = {"ops", "datasets", "weights", "evaluation", "models", "batches", "inference"}
 MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself and the ground
     **{name: set() for name in GROUND},
+    "__main__": set(),
     "ops": set(),
     "datasets": set(),
     "weights": set(),

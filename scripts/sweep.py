@@ -11,7 +11,6 @@ lets what is running save first. A run that fails is listed, and the exit status
 
 import ast
 import contextlib
-import difflib
 import itertools
 import json
 import math
@@ -40,6 +39,7 @@ from detr_jax.config_forms import from_config_dict, to_dict  # noqa: E402
 from detr_jax.errors import UserError  # noqa: E402
 from detr_jax.evaluation import curves, overlay  # noqa: E402
 from detr_jax.evaluation.run_logs import RunLog, read_run  # noqa: E402
+from detr_jax.unknown_settings import describe_unknown_setting  # noqa: E402
 
 MOST_RUNS = 10_000
 SURE = 0.95  # with which a difference is more than the spread of the seeds
@@ -87,9 +87,7 @@ def parse_values(given: str) -> tuple[str, list]:
     name = name.strip().removeprefix("--").removeprefix("config.")
     known = {one.name: one.kind for one in settings(Config())}
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *(one.rpartition(".")[2] for one in known)], n=1)
-        full = next((one for one in known if near and near[0] in (one, one.rpartition(".")[2])), None)
-        raise UserError(f"--over={given}: there is no setting {name}" + (f"; did you mean {full}?" if full else ""))
+        raise UserError(f"--over={given}: {describe_unknown_setting(name)}")
     if name == "seed":
         raise UserError("--over=seed: pass --seeds=N for N seeds")
     if not equals or not text.strip():

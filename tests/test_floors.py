@@ -27,7 +27,7 @@ GROUND = {
     "config_forms",
 }
 GROUND |= {"class_names", "words", "cli", "heap", "devices", "signals", "crashes", "hosts", "remote"}
-GROUND |= {"invocation", "spelling"}
+GROUND |= {"invocation", "spelling", "config_files", "unknown_settings", "flag_errors"}
 INFERENCE = {"ops", "datasets", "weights", "evaluation", "models", "batches", "inference"}
 MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself and the ground
     **{name: set() for name in GROUND},
@@ -50,9 +50,10 @@ MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself
     "benchmark": {"benchmarks", "datasets"},
     "doctor": INFERENCE | {"training", "train"},
 }
+COMMAND_LINE = {"cli", "flag_errors"}
 PROGRAMS = {"train", "evaluate", "predict", "analyze", "convert", "dataset", "benchmark", "doctor"}
 ROOMS = {name.split(".")[0] for name in FILES if "." in name}
-BELOW_PROGRAMS = [name for name in FILES if name not in PROGRAMS | {"cli"}]
+BELOW_PROGRAMS = [name for name in FILES if name not in PROGRAMS | COMMAND_LINE]
 WORKAROUNDS = {"custom_vjp", "custom_jvp", "optimization_barrier", "platform_dependent", "pallas_call"}
 SETTINGS = {"config", "model", "data", "loss", "optim", "train", "settings", "options"}
 

@@ -21,7 +21,9 @@ from detr_jax.config_forms import as_flags, from_config_dict
 from detr_jax.errors import UserError
 from detr_jax.flag_errors import describe_flag_error, refuse_unknown_settings
 from detr_jax.heap import keep_memory
+from detr_jax.help_page import Verbs, help_page, is_asked
 from detr_jax.invocation import as_typed
+from detr_jax.spelling import choices
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -37,7 +39,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 def define_config() -> None:
     """Defines ``--config``."""
-    config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
+    config_flags.DEFINE_config_file("config", None, "Configuration; change a setting of it with --config.NAME=VALUE.")
     flag = flags.FLAGS["config"]
     flag.parser = _ConfigParser(flag.parser)
 
@@ -50,8 +52,27 @@ def config() -> Config:
         raise UserError(f"--config cannot be read: {str(error).splitlines()[-1].strip()}") from error
 
 
-def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
-    """Defines and parses the flags, runs ``main(argv)`` and exits with its status (None is 0)."""
+def choose_verb(argv: list[str], verbs: Verbs) -> tuple[Callable, list[str]]:
+    """What the verb of a command line runs, and the words after it. Raises UserError when there is no such verb."""
+    verb = "".join(argv[1:2])
+    if not verb:
+        raise UserError(f"a verb is missing; choose from {', '.join(verbs)}")
+    if verb not in verbs:
+        raise UserError(f"there is no verb {verb!r}; {choices(verb, verbs)}")
+    return verbs[verb], argv[2:]
+
+
+def refuse_words(more: list[str]) -> None:
+    """Raises UserError when there are words besides the verb and the flags."""
+    if more:
+        raise UserError(f"{more[0]!r} is not understood; values are given as --flag=value")
+
+
+def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None], verbs: Verbs | None = None) -> None:
+    """Defines and parses the flags, runs ``main(argv)`` and exits with its status (None is 0).
+
+    What stands at the top of the file of ``main`` is the page of ``--help``; ``verbs``: those of the program.
+    """
 
     def guarded(argv: list[str]) -> int | None:
         keep_memory()
@@ -80,10 +101,11 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     before = set(flags.FLAGS)
     define_flags()
     flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
-    own = sorted(set(flags.FLAGS) - before)
+    own = [name for name in flags.FLAGS if name not in before]
+    doc = sys.modules[main.__module__].__doc__ or ""
     status = 1
     try:
-        app.run(guarded, flags_parser=lambda argv: _parse(argv, own))
+        app.run(guarded, flags_parser=lambda argv: _parse(argv, own, doc, verbs or {}))
     except SystemExit as end:
         if isinstance(end.code, str):
             raise
@@ -95,8 +117,11 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     signals.leave(status)
 
 
-def _parse(argv: list[str], own: list[str]) -> list[str]:
+def _parse(argv: list[str], own: list[str], doc: str, verbs: Verbs) -> list[str]:
     """absl's own parsing; what is wrong becomes one sentence. ``own``: the flags of this program."""
+    if is_asked(argv[1:]):
+        print(help_page(doc, [flags.FLAGS[name] for name in own], verbs, argv[1:]))
+        signals.leave(0)
     try:
         if "config" in own:
             refuse_unknown_settings(argv[1:])

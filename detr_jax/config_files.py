@@ -1,5 +1,6 @@
 """The configuration files that come with the package, ``configs/*.py``, wherever it is installed."""
 
+import runpy
 from pathlib import Path
 
 from detr_jax.errors import UserError
@@ -13,6 +14,12 @@ FOLDER = next((folder for folder in (PACKAGE / "configs", PACKAGE.parent / "conf
 def names() -> list[str]:
     """The configurations of the package, such as ``finetune``."""
     return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+
+
+def words_of(name: str) -> tuple[list[str], list[str]]:
+    """The words of a configuration of the package: its models, and what changes them."""
+    module = runpy.run_path(str(FOLDER / f"{name}.py"))
+    return list(module["MODELS"]), list(module["OTHERS"])
 
 
 def find_config(given: str) -> Path:

@@ -1,4 +1,6 @@
-"""Finds objects in image files: ``python -m detr_jax.predict --checkpoint=C --input=FOLDER --output=DIR [--draw]``.
+"""Finds objects in image files.
+
+    python -m detr_jax.predict --checkpoint=runs/cells --input=photos/ --output=found --draw
 
 Writes ``predictions.json`` (COCO results format, with file and class names) and, with --draw, every image with its
 detections. Images are seen upright, as a viewer shows them: their EXIF rotation is applied, and boxes are in pixels of
@@ -95,6 +97,7 @@ def report_replaced(output: Path, drawings: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
+    cli.refuse_words(argv[1:])
     args = flags.FLAGS
     hosts.start_hosts()
     first_host = jax.process_index() == 0

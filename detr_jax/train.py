@@ -1,8 +1,12 @@
-"""Trains DETR: ``python -m detr_jax.train --config=configs/detr.py:r50 --workdir=DIR [--config.a.b=value ...]``.
+"""Trains a detector, or goes on with a run.
 
-The same command again goes on from the last checkpoint. ``train(config, workdir)`` is the same for a notebook or a
-test; this file is the main line, from the settings to the loop.
+    python -m detr_jax.train --config=configs/finetune.py:r18_c4 --workdir=runs/cells \\
+        --config.data.name=cells --config.data.dir=data --config.model.backbone_weights=timm/resnet18.tv_in1k
+
+The same command again goes on from the last checkpoint. ``train(config, workdir)`` is the same in Python.
 """
+
+# This file is the main line, from the settings to the loop.
 
 import contextlib
 import dataclasses
@@ -279,8 +283,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
 
 def main(argv: list[str]) -> None:
     """Trains with the settings of the flags."""
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
+    cli.refuse_words(argv[1:])
     config, workdir = cli.config(), flags.FLAGS.workdir
     check(config)
     hosts.start_hosts()

@@ -71,7 +71,15 @@ def test_it_does_the_same_as_the_module(script, start):
     arguments = ["dataset", "stats", "--name=none", "--data_dir=nowhere"]
     done = run(script, *start, *arguments)
     assert done.returncode == 1 and "nowhere" in done.stderr
-    assert done.stderr == run(script, sys.executable, "-m", "detr_jax.dataset", *arguments[1:]).stderr
+    module = run(script, sys.executable, "-m", "detr_jax.dataset", *arguments[1:])
+    assert done.stderr.replace("with detr_jax dataset", "with python -m detr_jax.dataset") == module.stderr
+
+
+def test_help_shows_commands_as_they_are_typed(script):
+    done = run(script, "detr_jax", "dataset", "prepare", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "    detr_jax dataset prepare --name=cells" in done.stdout and "python -m" not in done.stdout
+    assert "did you mean prepare?" in run(script, "detr_jax", "dataset", "prepair").stderr
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1.0])

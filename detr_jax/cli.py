@@ -5,6 +5,7 @@ traceback is for ``--debug``. Programs define their flags when they run, never w
 """
 
 import atexit
+import contextlib
 import sys
 import traceback
 import warnings
@@ -120,7 +121,8 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
 def _parse(argv: list[str], own: list[str], doc: str, verbs: Verbs) -> list[str]:
     """absl's own parsing; what is wrong becomes one sentence. ``own``: the flags of this program."""
     if is_asked(argv[1:]):
-        print(help_page(doc, [flags.FLAGS[name] for name in own], verbs, argv[1:]))
+        with contextlib.suppress(BrokenPipeError):  # of a pager that is left early
+            print(help_page(doc, [flags.FLAGS[name] for name in own], verbs, argv[1:]))
         signals.leave(0)
     try:
         if "config" in own:

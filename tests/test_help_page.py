@@ -1,7 +1,10 @@
 """``--help`` of every program and verb: one screen, with an example, and the flags that count there."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +15,7 @@ from detr_jax import config_files
 from detr_jax.__main__ import PROGRAMS
 from detr_jax.config import Config, settings
 from detr_jax.help_page import USUAL, help_page, is_asked, sentences_for
+from tests.programs import REPOSITORY
 
 VERBS = {
     "dataset": ("prepare", "check", "convert", "show", "stats", "shapes"),
@@ -102,6 +106,19 @@ def test_a_flag_speaks_to_its_verbs(text, said):
     verbs = {name: print for name in ("check", "show", "stats")}
     assert sentences_for(text, verbs, "show") == said
     assert sentences_for(text, {}, None) == text
+
+
+def test_a_pager_may_be_left_early():
+    with subprocess.Popen(
+        [sys.executable, "-m", "detr_jax.convert", "--help"],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 0)
 
 
 def test_who_asks():

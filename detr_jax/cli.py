@@ -66,7 +66,8 @@ def choose_verb(argv: list[str], verbs: Verbs) -> tuple[Callable, list[str]]:
 def refuse_words(more: list[str]) -> None:
     """Raises UserError when there are words besides the verb and the flags."""
     if more:
-        raise UserError(f"{more[0]!r} is not understood; values are given as --flag=value")
+        hint = f"did you mean --{more[0]}?" if more[0] in flags.FLAGS else "values are given as --flag=value"
+        raise UserError(f"{more[0]!r} is not understood; {hint}")
 
 
 def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None], verbs: Verbs | None = None) -> None:

@@ -109,9 +109,9 @@ def photo_folder() -> Path | None:
 
 
 def find_errors(more: list[str]) -> None:
-    """The verb ``errors``."""
+    """Finds why a detector is wrong: errors by kind, what to do about them, a threshold for each class."""
     args = flags.FLAGS
-    refuse_words(more)
+    cli.refuse_words(more)
     output = output_of_run() if args.workdir else read_output("--predictions=FILE")
     if not 0 < args.precision <= 1:
         raise UserError(f"--precision={args.precision:g} must be above 0 and at most 1")
@@ -160,7 +160,10 @@ def describe(found: Analysis) -> str:
 
 
 def compare_detectors(more: list[str]) -> None:
-    """The verb ``compare``; ``more``: files that follow the first one of --predictions after a space."""
+    """Sets detectors side by side, with confidence intervals.
+
+    ``more``: files that follow the first one of --predictions after a space.
+    """
     args = flags.FLAGS
     output = read_output("--predictions NAME=FILE NAME=FILE")
     if not FEWEST_DRAWS <= args.draws <= MOST_DRAWS:
@@ -215,7 +218,10 @@ def draw_pairs(comparison: Comparison, photos: Path, folder: Path) -> None:
 
 
 def overlay_curves(more: list[str]) -> None:
-    """The verb ``curves``; ``more``: runs that follow the first --workdir after a space."""
+    """Draws the losses and scores of several trainings over each other.
+
+    ``more``: runs that follow the first --workdir after a space.
+    """
     args = flags.FLAGS
     if not args.workdir or not args.output:
         missing = "output" if args.workdir else "workdir"
@@ -231,50 +237,51 @@ def overlay_curves(more: list[str]) -> None:
     print(f"see {output}: curves.png, curves.csv, curves.json")
 
 
-def refuse_words(more: list[str]) -> None:
-    """Raises UserError when there are words besides the verb and the flags."""
-    if more:
-        raise UserError(f"{more[0]!r} is not understood; values are given as --flag=value")
-
-
 VERBS = {"errors": find_errors, "compare": compare_detectors, "curves": overlay_curves}
 
 
 def main(argv: list[str]) -> None:
     """Runs the verb that the arguments name."""
-    verb, more = (argv[1], argv[2:]) if argv[1:] else ("", [])
-    if verb not in VERBS:
-        given = f"{verb!r} is not understood" if verb else "a verb is missing"
-        raise UserError(f"{given}; choose from {', '.join(VERBS)}")
-    VERBS[verb](more)
+    act, more = cli.choose_verb(argv, VERBS)
+    act(more)
 
 
 def define_flags() -> None:
     """The flags of this program."""
     define = flags.DEFINE_string
-    define("annotations", None, "COCO instances file with the ground truth.")
+    define("annotations", None, "errors, compare: COCO instances file with the ground truth.")
     flags.DEFINE_multi_string(
         "predictions",
         [],
-        "COCO results file: a list of rows with image_id, category_id, bbox and score. For compare: "
-        "NAME=FILE NAME=FILE ..., also with commas; a file without a name takes its own.",
+        "errors: COCO results file: a list of rows with image_id, category_id, bbox and score. compare: "
+        "such files, NAME=FILE NAME=FILE ..., also with commas; a file without a name takes its own.",
     )
     flags.DEFINE_multi_string("info", [], "compare: NAME=FILE, JSON with parameters, images_per_second, hardware, ...")
-    define("images", None, "Folder of the photos: errors shows them, compare draws those where detectors differ most.")
+    define(
+        "images",
+        None,
+        "errors: folder of the photos, to be shown. compare: folder of the photos, to draw those that differ.",
+    )
     flags.DEFINE_integer("draws", compare.DRAWS, "compare: how often the images are drawn for the intervals.")
-    flags.DEFINE_integer("seed", 0, "compare: of the draws.")
+    flags.DEFINE_integer("seed", 0, "compare: decides the draws.")
     flags.DEFINE_bool("published", None, "compare: list published figures; by default when the classes are COCO's.")
     flags.DEFINE_multi_string(
-        "workdir", [], "A run: errors takes its newest evaluation; curves draws it, and logs of other programs."
+        "workdir",
+        [],
+        "errors: a run, whose newest evaluation is taken. curves: a run, or a log of another program; may be repeated.",
     )
     flags.DEFINE_enum("x", None, AXES, "curves: over what they are drawn; by default what the runs have in common.")
     define("output", None, "Folder for what is found.")
-    define("categories", None, "Classes of the detector whose ids the results have: a COCO file, or the word coco.")
-    define("class_map", None, "JSON file {detector's class name: dataset's class name} where they differ.")
+    define(
+        "categories", None, "errors, compare: classes that the ids of the results mean: a COCO file, or the word coco."
+    )
+    define(
+        "class_map", None, "errors, compare: JSON file {detector's class name: dataset's class name} where they differ."
+    )
     for name, meaning in protocol.OPTIONS.items():
-        define(name, None, meaning)
-    flags.DEFINE_float("precision", 0.9, "Precision for which a threshold of each class is computed, too.")
+        define(name, None, f"errors: {meaning}")
+    flags.DEFINE_float("precision", 0.9, "errors: precision for which a threshold of each class is computed, too.")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    cli.run(main, define_flags, VERBS)

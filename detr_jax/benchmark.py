@@ -1,4 +1,12 @@
-"""Measures this machine: ``python -m detr_jax.benchmark step --config=configs/detr.py:r50 [--output=DIR]``.
+"""Measures this machine.
+
+    python -m detr_jax.benchmark step  --config=configs/detr.py:r50 --output=DIR
+    python -m detr_jax.benchmark fits  --config=configs/detr.py:r50 --device=h100
+    python -m detr_jax.benchmark infer --config=configs/detr.py:r50 --batch_sizes=1,16
+    python -m detr_jax.benchmark match
+    python -m detr_jax.benchmark agree --config=configs/detr.py:r50
+    python -m detr_jax.benchmark data  --config=configs/detr.py:r50 --config.data.name=cells --config.data.dir=data
+    python -m detr_jax.benchmark eval
 
     step    the training step on every canvas of the batch plan: time, memory, arithmetic; --profile: where time goes
     fits    the same step compiled for --device, which need not be here: memory, traffic, collectives
@@ -90,25 +98,25 @@ def read_canvas() -> tuple[int, int]:
 
 
 def measure_step() -> dict:
-    """The training step."""
+    """Measures the training step on every canvas of the batch plan: time, memory, arithmetic."""
     args = flags.FLAGS
     traces = Path(args.output or "profile").expanduser() if args.profile else None
     return step.measure(read_config("step"), args.rounds, args.seed, print, traces, args.canvases)
 
 
 def measure_elsewhere() -> list[dict]:
-    """The training step on other devices."""
+    """Compiles the training step for --device, which need not be here: memory, traffic, collectives."""
     return elsewhere.measure(read_config("fits"), flags.FLAGS.device, flags.FLAGS.canvases, print)
 
 
 def measure_inference() -> list[dict]:
-    """From images to detections."""
+    """Measures the latency of one image and the throughput of a batch."""
     args = flags.FLAGS
     return infer.measure(read_config("infer"), read_canvas(), read_numbers("batch_sizes"), args.rounds, args.seed)
 
 
 def measure_agreement() -> dict:
-    """This device and the CPU."""
+    """Compares what this device computes with what the CPU computes, and a hundred steps on both."""
     config, canvas, size = read_config("agree"), read_canvas(), read_numbers("batch_sizes")[0]
     return {
         "relative_differences": agreement.measure(config, canvas, size, flags.FLAGS.seed),
@@ -117,19 +125,19 @@ def measure_agreement() -> dict:
 
 
 def measure_matching() -> list[dict]:
-    """The solvers."""
+    """Measures the matching alone, beside SciPy."""
     return match.measure(seed=flags.FLAGS.seed, repeats=flags.FLAGS.rounds)
 
 
 def measure_data() -> dict:
-    """A prepared dataset's way onto the canvases."""
+    """Measures reading, decoding and augmenting a prepared dataset, and how much of its canvases is padding."""
     config = read_config("data")
     split = open_split(config.data.dir, config.data.name, config.data.train_split)
     return data.measure(split, config, threads=read_numbers("threads"), rounds=flags.FLAGS.rounds)
 
 
 def measure_evaluation() -> dict:
-    """COCO's numbers."""
+    """Measures the evaluation of 5,000 images with 100 detections each, beside pycocotools."""
     return evaluation.measure(rounds=1, seed=flags.FLAGS.seed)
 
 
@@ -146,10 +154,9 @@ VERBS = {
 
 def main(argv: list[str]) -> None:
     """Measures what the verb names; prints and writes the result."""
-    if len(argv) != 2 or argv[1] not in VERBS:
-        verb = " ".join(argv[1:]) or "nothing"
-        raise UserError(f"{verb!r} is no verb: type python -m detr_jax.benchmark with one of {', '.join(VERBS)}")
-    result = VERBS[argv[1]]()
+    measure, more = cli.choose_verb(argv, VERBS)
+    cli.refuse_words(more)
+    result = measure()
     print(", ".join(describe_machine().values()))
     print_result(result)
     if flags.FLAGS.output:
@@ -160,20 +167,24 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """The flags of this program."""
     cli.define_config()
-    flags.DEFINE_string("output", None, "Folder for benchmark.json and the trace of --profile.")
+    flags.DEFINE_string("output", None, "Folder for benchmark.json, and for the trace of step --profile.")
     flags.DEFINE_bool("profile", False, "step: also trace the most frequent canvas and print where its time goes.")
     flags.DEFINE_integer("rounds", 5, "Measurements of everything; medians are reported.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the made-up images and objects.")
+    flags.DEFINE_integer("seed", 0, "Decides the made-up images and objects.")
     flags.DEFINE_integer(
         "canvases", None, "step, fits: only so many, the most frequent or the largest; each takes its time to compile."
     )
     flags.DEFINE_string(
-        "device", "here", "fits: here, a100, h100, h200, h100:8, TPUs by shape (v5e:2x2), cpu:64 simulated."
+        "device",
+        "here",
+        "fits: what to compile for: here, a100, h100, h200, h100:8, TPUs by shape (v5e:2x2), cpu:64 simulated.",
     )
     flags.DEFINE_list("canvas", ["800", "1088"], "infer, agree: height,width.")
-    flags.DEFINE_list("batch_sizes", ["1", "16"], "infer: images at a time; agree: the first one.")
+    flags.DEFINE_list(
+        "batch_sizes", ["1", "16"], "infer: images at a time. agree: images at a time; the first number counts."
+    )
     flags.DEFINE_list("threads", ["1", "2"], "data: numbers of threads to try.")
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    cli.run(main, define_flags, VERBS)

@@ -5,6 +5,7 @@ traceback is for ``--debug``. Programs define their flags when they run, never w
 """
 
 import atexit
+import contextlib
 import sys
 import traceback
 import warnings
@@ -12,18 +13,36 @@ from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from detr_jax import crashes, signals
 from detr_jax.config import Config
+from detr_jax.config_files import find_config
 from detr_jax.config_forms import as_flags, from_config_dict
 from detr_jax.errors import UserError
+from detr_jax.flag_errors import describe_flag_error, refuse_unknown_settings
 from detr_jax.heap import keep_memory
+from detr_jax.help_page import Verbs, help_page, is_asked
+from detr_jax.invocation import as_typed
+from detr_jax.spelling import choices
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Reads the value of ``--config``, which may name a configuration of the package, by ml_collections' parser."""
+
+    def __init__(self, reader: flags.ArgumentParser):
+        self._reader = reader
+
+    def parse(self, argument: str) -> ConfigDict:
+        name, colon, words = argument.partition(":")
+        return self._reader.parse(f"{find_config(name)}{colon}{words}")
 
 
 def define_config() -> None:
     """Defines ``--config``."""
-    config_flags.DEFINE_config_file("config", None, "configs/FILE.py:WORDS; change a value with --config.a.b=value.")
+    config_flags.DEFINE_config_file("config", None, "Configuration; change a setting of it with --config.NAME=VALUE.")
+    flag = flags.FLAGS["config"]
+    flag.parser = _ConfigParser(flag.parser)
 
 
 def config() -> Config:
@@ -34,8 +53,28 @@ def config() -> Config:
         raise UserError(f"--config cannot be read: {str(error).splitlines()[-1].strip()}") from error
 
 
-def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None]) -> None:
-    """Defines and parses the flags, runs ``main(argv)`` and exits with its status (None is 0)."""
+def choose_verb(argv: list[str], verbs: Verbs) -> tuple[Callable, list[str]]:
+    """What the verb of a command line runs, and the words after it. Raises UserError when there is no such verb."""
+    verb = "".join(argv[1:2])
+    if not verb:
+        raise UserError(f"a verb is missing; choose from {', '.join(verbs)}")
+    if verb not in verbs:
+        raise UserError(f"there is no verb {verb!r}; {choices(verb, verbs)}")
+    return verbs[verb], argv[2:]
+
+
+def refuse_words(more: list[str]) -> None:
+    """Raises UserError when there are words besides the verb and the flags."""
+    if more:
+        hint = f"did you mean --{more[0]}?" if more[0] in flags.FLAGS else "values are given as --flag=value"
+        raise UserError(f"{more[0]!r} is not understood; {hint}")
+
+
+def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None], verbs: Verbs | None = None) -> None:
+    """Defines and parses the flags, runs ``main(argv)`` and exits with its status (None is 0).
+
+    What stands at the top of the file of ``main`` is the page of ``--help``; ``verbs``: those of the program.
+    """
 
     def guarded(argv: list[str]) -> int | None:
         keep_memory()
@@ -52,7 +91,7 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
                 if flags.FLAGS.debug:
                     raise
                 # At once: a compilation in another thread would hold up the end of the process for minutes.
-                signals.leave(1, f"error: {as_flags(str(error))}")
+                signals.leave(1, f"error: {as_typed(as_flags(str(error)))}")
             except signals.Interrupted:
                 signals.leave(*signals.stopped_by(stop.received))
             except Exception:
@@ -61,11 +100,14 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
                 traceback.print_exc()
                 signals.leave(1)  # at once: an orderly end waits for the other processes, which wait for this one
 
-    flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
+    before = set(flags.FLAGS)
     define_flags()
+    flags.DEFINE_bool("debug", False, "Show the full traceback of a user's mistake.")
+    own = [name for name in flags.FLAGS if name not in before]
+    doc = sys.modules[main.__module__].__doc__ or ""
     status = 1
     try:
-        app.run(guarded, flags_parser=_parse)
+        app.run(guarded, flags_parser=lambda argv: _parse(argv, own, doc, verbs or {}))
     except SystemExit as end:
         if isinstance(end.code, str):
             raise
@@ -77,18 +119,17 @@ def run(main: Callable[[list[str]], int | None], define_flags: Callable[[], None
     signals.leave(status)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """absl's own parsing; what a configuration file objects to becomes one sentence, too."""
+def _parse(argv: list[str], own: list[str], doc: str, verbs: Verbs) -> list[str]:
+    """absl's own parsing; what is wrong becomes one sentence. ``own``: the flags of this program."""
+    if is_asked(argv[1:]):
+        with contextlib.suppress(BrokenPipeError):  # of a pager that is left early
+            print(help_page(doc, [flags.FLAGS[name] for name in own], verbs, argv[1:]))
+        signals.leave(0)
     try:
+        if "config" in own:
+            refuse_unknown_settings(argv[1:])
         return flags.FLAGS(argv)
     except Exception as error:  # a configuration file is a program: anything may go wrong in it
         if "--debug" in argv:
             raise
-        message = str(error.args[0]) if error.args else str(error)
-    # What absl reports of an error in a configuration file ends with that error's own words.
-    message = message.rpartition("Error: ")[2].replace("\\n", " ").replace("\\'", "'").strip()
-    if message[:1] in "'\"" and message[:1] == message[-1:]:
-        message = message[1:-1]
-    where = "" if message.startswith("flag ") or "--" in message else "--config: "
-    print(f"error: {where}{' '.join(message.split())}", file=sys.stderr)
-    sys.exit(1)
+        signals.leave(1, f"error: {as_flags(describe_flag_error(error, own))}")

@@ -13,6 +13,7 @@ from ml_collections.config_dict import placeholder
 from detr_jax.config import Config, settings
 from detr_jax.errors import UserError
 from detr_jax.structures import Bucket
+from detr_jax.unknown_settings import describe_unknown_setting
 
 
 def to_dict(config: Any) -> dict:
@@ -34,7 +35,7 @@ def from_dict(values: Mapping, group: Any = Config, prefix: str = "") -> Any:
     fields = {field.name: field for field in dataclasses.fields(group)}
     for name in values:
         if name not in fields:
-            raise UserError(f"there is no setting {prefix}{name}; choose from {', '.join(fields)}")
+            raise UserError(describe_unknown_setting(prefix + name))
     typed = {}
     for name, value in values.items():
         kind = fields[name].type

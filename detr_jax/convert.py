@@ -1,4 +1,6 @@
-"""Weights of DETR from one framework to another: ``python -m detr_jax.convert --source=S --output=O [--to=jax]``.
+"""Weights of DETR from one framework to another.
+
+    python -m detr_jax.convert --source=facebook/detr-resnet-50 --output=weights/detr_r50
 
 Sources: a ``.pth`` of the original or of Detectron2, a Hugging Face ``model.safetensors`` or its folder, a name on the
 hub, a workdir or checkpoint of this project. Targets: ``jax`` (a checkpoint for evaluate, predict and init_from),
@@ -156,6 +158,7 @@ def convert(source: str | Path, output: str | Path, to: str = "jax", dilation: b
 
 def main(argv: list[str]) -> None:
     """Converts what the flags name."""
+    cli.refuse_words(argv[1:])
     args = flags.FLAGS
     convert(args.source, args.output, args.to, args.dilation)
 

@@ -38,18 +38,30 @@ SPLITS = ("train", "val", "test")
 
 def define_flags() -> None:
     """Defines the flags of all verbs."""
-    flags.DEFINE_string("name", None, "Name of the prepared dataset: lower case letters, digits and underscores.")
-    flags.DEFINE_string("data_dir", "data", "Folder of all prepared datasets.")
     flags.DEFINE_string(
-        "root", None, "Folder of images and annotations: COCO, Pascal VOC, YOLO, CSV. shapes: to write."
+        "name",
+        None,
+        "prepare, check, show, stats, shapes: name of the prepared dataset: lower case letters, digits, underscores.",
     )
-    flags.DEFINE_enum("format", DEFAULT.format, ("auto", *TITLES), "Format of --root, if it is not to be guessed.")
+    flags.DEFINE_string("data_dir", "data", "prepare, check, show, stats, shapes: folder of all prepared datasets.")
+    flags.DEFINE_string(
+        "root",
+        None,
+        "prepare, check, convert: folder of images and annotations. shapes: folder to write.",
+    )
+    flags.DEFINE_enum("format", DEFAULT.format, ("auto", *TITLES), "prepare, check, convert: format of --root.")
     flags.DEFINE_float("val_share", DEFAULT.val_share, "prepare: share of --root that becomes val if there is none.")
     flags.DEFINE_integer("split_seed", DEFAULT.split_seed, "prepare: another seed chooses other images for val.")
-    flags.DEFINE_enum("voc_offset", None, ("0", "1"), "Pascal VOC: 1 if pixels count from 1, as in the VOC devkit.")
+    flags.DEFINE_enum(
+        "voc_offset",
+        None,
+        ("0", "1"),
+        "prepare, check, convert: Pascal VOC: 1 if pixels count from 1, as in the VOC devkit.",
+    )
+    folders = "prepare, check, convert"
     for split in SPLITS:
-        flags.DEFINE_string(f"{split}_images", None, f"Folder of the {split} images, instead of --root.")
-        flags.DEFINE_string(f"{split}_annotations", None, f"COCO instances JSON of the {split} images.")
+        flags.DEFINE_string(f"{split}_images", None, f"{folders}: folder of the {split} images, in place of --root.")
+        flags.DEFINE_string(f"{split}_annotations", None, f"{folders}: COCO instances JSON of these.")
     flags.DEFINE_bool("overwrite", False, "prepare: replace a dataset of the same name.")
     flags.DEFINE_bool("skip_missing", False, "prepare: leave out images that are listed but not on disk.")
     flags.DEFINE_bool("skip_broken", False, "prepare: leave out images that cannot be decoded or have another size.")
@@ -66,7 +78,7 @@ def define_flags() -> None:
 
 
 def prepare() -> None:
-    """Images and annotations -> DATA_DIR/NAME, a line for each split, and what is odd about it."""
+    """Prepares a folder of images and annotations for training, as DATA_DIR/NAME, and says what is odd about it."""
     name, explicit = _dataset_name(), _explicit_folders()
     choices = {key: FLAGS[key].value for key in ("overwrite", "skip_missing", "skip_broken", "quick")}
     notes = []
@@ -259,11 +271,10 @@ def _print_inspection(name: str, inspection: Inspection) -> None:
 
 def main(argv: list[str]) -> int | None:
     """Runs the verb."""
-    if len(argv) != 2 or argv[1] not in VERBS:
-        seen = " ".join(argv[1:]) or "nothing"
-        raise UserError(f"{seen!r} is no verb: type python -m detr_jax.dataset with one of {', '.join(VERBS)}")
-    return VERBS[argv[1]]()
+    act, more = cli.choose_verb(argv, VERBS)
+    cli.refuse_words(more)
+    return act()
 
 
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    cli.run(main, define_flags, VERBS)

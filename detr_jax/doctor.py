@@ -258,8 +258,7 @@ def write_bundle(path: Path, findings: list[Finding], workdir: Path | None) -> l
 def main(argv: list[str]) -> None:
     """Prints the table. Raises UserError with everything that is wrong."""
     args = flags.FLAGS
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not understood; flags begin with --, as in --smoke")
+    cli.refuse_words(argv[1:])
     checks = [check_software, check_machine, check_disk, check_hosts, check_devices]
     checks += [check_checkpoint] if args.checkpoint else []
     checks += [check_dataset] if args.dataset else []

@@ -99,6 +99,7 @@ def measure_robustness(
 
 def main(argv: list[str]) -> int:
     """Evaluates; returns the exit status."""
+    cli.refuse_words(argv[1:])
     args = flags.FLAGS
     source = args.checkpoint or args.workdir
     if source is None:

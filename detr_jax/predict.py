@@ -1,4 +1,6 @@
-"""Finds objects in image files: ``python -m detr_jax.predict --checkpoint=C --input=FOLDER --output=DIR [--draw]``.
+"""Finds objects in image files.
+
+    python -m detr_jax.predict --checkpoint=runs/cells --input=photos/ --output=found --draw
 
 Writes ``predictions.json`` (COCO results format, with file and class names); with --draw, every image with its
 detections; with --format, a folder of annotations to be corrected by hand. With --tile, large photos are cut for the
@@ -175,6 +177,7 @@ def detect_tiled(
 
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
+    cli.refuse_words(argv[1:])
     args = flags.FLAGS
     hosts.start_hosts()
     first_host = jax.process_index() == 0

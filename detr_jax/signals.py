@@ -6,7 +6,6 @@ two of its own instructions, and a compilation is a single one that may take min
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -33,11 +32,6 @@ def die_in_one_line() -> None:
 def stopped_by(number: int) -> tuple[int, str]:
     """The status of a program that a signal ended, as shells count it, and the line that says so."""
     return 128 + number, f"stopped by {signal.Signals(number).name}"
-
-
-def command() -> str:
-    """The command line of this program, to be typed again."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def leave(status: int, line: str = "") -> NoReturn:

@@ -1,10 +1,12 @@
-"""Trains DETR: ``python -m detr_jax.train --config=configs/detr.py:r50 --workdir=DIR [--config.a.b=value ...]``.
+"""Trains a detector, or goes on with a run.
 
-``--data=FOLDER`` trains on a folder of photos and annotations.
+    python -m detr_jax.train --config=configs/finetune.py --data=FOLDER --workdir=runs/cells
 
-The same command again goes on from the last checkpoint. ``train(config, workdir)`` is the same for a notebook or a
-test; this file is the main line, from the settings to the loop.
+FOLDER holds photos and annotations. The same command again goes on from the last checkpoint. ``train(config, workdir)``
+is the same in Python.
 """
+
+# This file is the main line, from the settings to the loop.
 
 import contextlib
 import dataclasses
@@ -16,7 +18,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from detr_jax import cli, devices, hosts, signals
+from detr_jax import cli, devices, hosts, invocation, signals
 from detr_jax.batches.fitting import fit_to_images
 from detr_jax.batches.inputs import Reader, make_reader
 from detr_jax.batches.pipeline import Pipeline, to_device
@@ -275,7 +277,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         saved = f"step {last} is saved, and this goes on from there" if last else "nothing is saved, this starts again"
         if not told:
             told = True
-            (run.logbook.say if run else print)(f"stopped {words}; {saved}: {signals.command()}")
+            (run.logbook.say if run else print)(f"stopped {words}; {saved}: {invocation.command()}")
 
     def abandon() -> tuple[int, str]:  # the main thread hangs where nothing can be lost
         if run:
@@ -317,8 +319,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
 
 def main(argv: list[str]) -> None:
     """Trains with the settings of the flags."""
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not understood; values are given as --config.a.b=value")
+    cli.refuse_words(argv[1:])
     config, workdir = cli.config(), flags.FLAGS.workdir
     check(config)
     hosts.start_hosts()

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from detr_jax.config import Config
 from detr_jax.config_forms import to_config_dict
 from detr_jax.errors import UserError
+from detr_jax.spelling import choices
 
 Changes = Mapping[str, Any]  # {"optim.lr": 1e-3, ...}
 
@@ -42,7 +43,7 @@ def compose(
     given = list(dict.fromkeys(word for word in words.replace(" ", "").split(",") if word))
     for word in given:
         if word not in models and word not in others:
-            raise UserError(f"unknown word {word!r} in --config; choose from {', '.join([*models, *others])}")
+            raise UserError(f"unknown word {word!r} in --config; {choices(word, [*models, *others])}")
     chosen = [word for word in given if word in models] or [default]
     if len(chosen) > 1:
         raise UserError(f"the words {' and '.join(chosen)} in --config contradict each other; choose one of them")

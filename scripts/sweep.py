@@ -11,14 +11,12 @@ lets what is running save first. A run that fails is listed, and the exit status
 
 import ast
 import contextlib
-import difflib
 import itertools
 import json
 import math
 import os
 import random
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -34,13 +32,14 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from detr_jax import cli, files, signals  # noqa: E402
+from detr_jax import cli, files, invocation, signals  # noqa: E402
 from detr_jax.config import Config, settings  # noqa: E402
 from detr_jax.config_check import check  # noqa: E402
 from detr_jax.config_forms import from_config_dict, to_dict  # noqa: E402
 from detr_jax.errors import UserError  # noqa: E402
 from detr_jax.evaluation import curves, overlay  # noqa: E402
 from detr_jax.evaluation.run_logs import RunLog, read_run  # noqa: E402
+from detr_jax.unknown_settings import describe_unknown_setting  # noqa: E402
 
 MOST_RUNS = 10_000
 SURE = 0.95  # with which a difference is more than the spread of the seeds
@@ -88,9 +87,7 @@ def parse_values(given: str) -> tuple[str, list]:
     name = name.strip().removeprefix("--").removeprefix("config.")
     known = {one.name: one.kind for one in settings(Config())}
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *(one.rpartition(".")[2] for one in known)], n=1)
-        full = next((one for one in known if near and near[0] in (one, one.rpartition(".")[2])), None)
-        raise UserError(f"--over={given}: there is no setting {name}" + (f"; did you mean {full}?" if full else ""))
+        raise UserError(f"--over={given}: {describe_unknown_setting(name)}")
     if name == "seed":
         raise UserError("--over=seed: pass --seeds=N for N seeds")
     if not equals or not text.strip():
@@ -350,7 +347,7 @@ def main(argv: list[str]) -> int:
     finished = trainings.run()
     write_report(jobs, group_runs(jobs), trainings.failed, output)
     if not finished:
-        print(f"stopped; this goes on: {shlex.join(['python', *sys.orig_argv[1:]])}")
+        print(f"stopped; this goes on: {invocation.command()}")
         return 130
     return 1 if trainings.failed else 0
 

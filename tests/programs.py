@@ -57,7 +57,7 @@ for arguments in json.load(sys.stdin):
             os.dup2(file.fileno(), number)
         sys.argv[1:] = arguments
         try:
-            cli.run(module.main, module.define_flags)
+            cli.run(module.main, module.define_flags, getattr(module, "VERBS", None))
         except SystemExit as end:
             status = int(end.code or 0)
         except BaseException:

@@ -116,7 +116,7 @@ MISTAKES = {
     "no predictions": ["--predictions is missing", "NAME=FILE"],
     "no photos": ["--images=nowhere is no folder"],
     "no verb": ["a verb is missing", "choose from errors, compare, curves"],
-    "another verb": ["'mistakes' is not understood"],
+    "another verb": ["no verb 'mistakes'"],
     "nothing": ["--annotations is missing"],
     "other images": ["images that the ground truth does not have: 999"],
     "missing file": ["nothing.json does not exist"],

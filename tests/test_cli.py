@@ -4,6 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from detr_jax import cli
+from detr_jax.errors import UserError
+
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = """
 from absl import flags
@@ -55,7 +60,29 @@ def test_the_status_is_that_of_main():
 
 def test_an_unknown_flag_is_one_sentence():
     done = run(PROGRAM, "--wat=1")
-    assert done.returncode == 1 and "wat" in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (1, "error: there is no flag --wat; did you mean --what?\n")
+
+
+def test_verbs_are_chosen_and_mistyped_ones_named():
+    verbs = {"show": print, "stats": len}
+    assert cli.choose_verb(["program", "show", "a"], verbs) == (print, ["a"])
+    with pytest.raises(UserError, match="^there is no verb 'shwo'; did you mean show[?] There are show, stats$"):
+        cli.choose_verb(["program", "shwo"], verbs)
+    with pytest.raises(UserError, match="^a verb is missing; choose from show, stats$"):
+        cli.choose_verb(["program"], verbs)
+
+
+def test_words_besides_the_flags_are_refused():
+    cli.refuse_words([])
+    with pytest.raises(UserError, match="^'photo.jpg' is not understood; values are given as --flag=value$"):
+        cli.refuse_words(["photo.jpg", "other.jpg"])
+
+
+def test_help_is_the_page_of_the_program():
+    done = run('"""Does this and that."""\n' + PROGRAM, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Does this and that.\n\nFlags:\n  --what=0 ") and "  --debug " in done.stdout
+    assert "--verbosity" not in done.stdout and "--verbosity" in run(PROGRAM, "--helpfull").stdout
 
 
 def test_a_host_program_may_have_flags_of_the_same_names():

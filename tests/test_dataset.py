@@ -122,7 +122,7 @@ def test_check_fails_where_the_splits_have_other_classes(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "no verb"),
+        ((), "verb"),
         (("prepare", "--name=x", "--root=/nowhere"), "--root=/nowhere is not a folder"),
         (("prepare", "--name=x", "--train_images=/nowhere"), "--train_annotations is missing"),
     ],

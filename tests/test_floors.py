@@ -27,9 +27,11 @@ GROUND = {
     "config_forms",
 }
 GROUND |= {"class_names", "words", "cli", "heap", "devices", "signals", "crashes", "hosts", "remote"}
+GROUND |= {"invocation", "spelling", "config_files", "unknown_settings", "flag_errors", "help_page"}
 INFERENCE = {"ops", "datasets", "weights", "evaluation", "models", "batches", "inference"}
 MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself and the ground
     **{name: set() for name in GROUND},
+    "__main__": set(),
     "ops": set(),
     "datasets": set(),
     "weights": set(),
@@ -48,9 +50,10 @@ MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself
     "benchmark": {"benchmarks", "datasets"},
     "doctor": INFERENCE | {"training", "train"},
 }
+COMMAND_LINE = {"cli", "flag_errors", "help_page"}
 PROGRAMS = {"train", "evaluate", "predict", "analyze", "convert", "dataset", "benchmark", "doctor"}
 ROOMS = {name.split(".")[0] for name in FILES if "." in name}
-BELOW_PROGRAMS = [name for name in FILES if name not in PROGRAMS | {"cli"}]
+BELOW_PROGRAMS = [name for name in FILES if name not in PROGRAMS | COMMAND_LINE]
 WORKAROUNDS = {"custom_vjp", "custom_jvp", "optimization_barrier", "platform_dependent", "pallas_call"}
 SETTINGS = {"config", "model", "data", "loss", "optim", "train", "settings", "options"}
 

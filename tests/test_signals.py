@@ -178,14 +178,6 @@ with signals.StopSignals() as stop:
     assert time.monotonic() - begin < 20
 
 
-def test_the_command_can_be_typed_again():
-    code = "import sys; sys.path.insert(0, '.'); from detr_jax.signals import command; print(command())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--workdir=a folder"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.stdout.startswith("python -c ") and done.stdout.endswith(" '--workdir=a folder'\n")
-
-
 def test_leave_ends_the_process_whatever_its_threads_do():
     code = """
 threading.Thread(target=time.sleep, args=(60,)).start()

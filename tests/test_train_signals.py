@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import sys
 import time
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def assert_saved(ended: Ended, workdir, step: int | None = None) -> int:
     last = saved_steps(workdir)[-1]
     assert step in (None, last) and damage(workdir / f"checkpoints/{last}") is None
     (told,) = [line for line in ended.out.splitlines() if line.startswith("stopped ")]
-    assert told.startswith(f"stopped as asked; step {last} is saved, and this goes on from there: python ")
+    assert told.startswith(f"stopped as asked; step {last} is saved, and this goes on from there: {sys.executable} -m ")
     assert f"--workdir={workdir}" in told
     return last
 
@@ -149,7 +150,9 @@ def test_a_second_signal_ends_the_run_at_once(programs, tmp_path, in_compilation
     assert (ended.status, ended.err) == (130, "") and ended.seconds < 5
     (told,) = [line for line in ended.out.splitlines() if line.startswith("stopped ")]
     how = "stopped (at once|as asked)" if in_compilation else "stopped at once"  # the first may be obeyed by then
-    assert re.match(f"{how}; nothing is saved, this starts again: python -m detr_jax.train ", told), told
+    assert re.match(
+        f"{how}; nothing is saved, this starts again: {re.escape(sys.executable)} -m detr_jax.train ", told
+    ), told
 
 
 def test_stopped_during_an_evaluation(programs, tmp_path):

@@ -39,7 +39,8 @@ def test_what_comes_before_all_words():
     [
         ("small,large", ["small and large", "choose one"]),
         ("quick,short", ["quick and short", "train.steps", "1 and 2"]),
-        ("smal", ["unknown word 'smal'", "small, large, quick, short, wide"]),
+        ("smal", ["unknown word 'smal'", "did you mean small? There are small, large, quick, short, wide"]),
+        ("nothing", ["unknown word 'nothing'", "choose from small, large, quick, short, wide"]),
     ],
 )
 def test_contradictions_and_unknown_words_are_named(words, named):

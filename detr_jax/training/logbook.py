@@ -21,7 +21,6 @@ import errno
 import json
 import math
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from detr_jax import files
+from detr_jax import files, invocation
 from detr_jax.config import Config
 from detr_jax.config_forms import to_dict
 from detr_jax.evaluation import coco_eval, plots
@@ -103,7 +102,7 @@ class Logbook:
         _write_lines(self._dir / "config.json", [json.dumps(to_dict(config), indent=1)])
         self._starts = [*run_record.read_starts(self._dir / "run.json"), run_record.describe_start(step)]
         run_record.write_starts(self._dir / "run.json", self._starts)
-        self.say(f"{'continues at' if step else 'starts at'} step {step} of {steps}: {shlex.join(sys.argv)}")
+        self.say(f"{'continues at' if step else 'starts at'} step {step} of {steps}: {invocation.command()}")
         for note in notes:
             self.say(f"note: {note}")
 

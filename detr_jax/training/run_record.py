@@ -4,14 +4,12 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
 
-from detr_jax import files
+from detr_jax import files, invocation
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pycocotools", "tensorflow-datasets")
 
@@ -31,7 +29,7 @@ def describe_start(step: int) -> dict:
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "step": step,
-        "command": shlex.join([sys.executable, *sys.argv]),
+        "command": invocation.command(),
         "git": _git_commit(),
         "python": platform.python_version(),
         "packages": installed_versions(),

@@ -22,7 +22,8 @@ OWN = {"help", "helpfull", "debug"}  # of every program
 def find_commands(text: str) -> list[tuple[str, str]]:
     """(program, what follows it) of each command in a text. Slurm's script gives its arguments to ``train``."""
     text = re.sub(r"\\\n\s*#?", " ", text).replace("scripts/slurm.sbatch --", "-m detr_jax.train --")
-    start = rf"(?:-m|detr_jax(?::cuda)?) detr_jax\.({'|'.join(PROGRAMS)})\b"  # of Python, of the image
+    # Of Python, of the image, of the installed command.
+    start = rf"(?:(?:-m|detr_jax(?::cuda)?) detr_jax\.|(?<![\w./:-])detr_jax )({'|'.join(PROGRAMS)})\b"
     return re.findall(rf"{start}(.*?)(?=-m |[`|]|$)", text, re.MULTILINE)
 
 
@@ -70,6 +71,7 @@ def test_commands_are_found():
     sbatch --nodes=4 scripts/slurm.sbatch --workdir=DIR
     | a | `-m detr_jax.doctor --smoke`, then -m detr_jax.evaluate --workdir=A | --other |
     docker run --gpus=all detr_jax:cuda detr_jax.train --workdir=B
+    detr_jax predict --draw
     """
     assert [(program, rest.split()) for program, rest in find_commands(text)] == [
         ("train", ["--config=configs/detr.py:r50", "--config.train.steps=3", "--workdir=DIR"]),
@@ -77,4 +79,5 @@ def test_commands_are_found():
         ("doctor", ["--smoke"]),
         ("evaluate", ["--workdir=A"]),
         ("train", ["--workdir=B"]),
+        ("predict", ["--draw"]),
     ]

@@ -85,7 +85,7 @@ def test_the_programs_run_from_what_is_copied(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "flags:" in done.stdout, done.stderr
+    assert "Flags:" in done.stdout, done.stderr
     check = re.search(r"CMD \[\"python\", \"(.*)\"\]", values("HEALTHCHECK")[0])[1]
     assert (tmp_path / check).exists()
 

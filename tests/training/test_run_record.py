@@ -22,10 +22,10 @@ def test_every_device_is_named():
 
 
 def test_a_start_tells_when_where_and_with_which_command(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=my run"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "--workdir=my run"])
     start = run_record.describe_start(7)
     assert start["step"] == 7 and start["hosts"] == 1 and start["weights_sha256"] == {}
-    assert shlex.split(start["command"]) == [sys.executable, "train.py", "--workdir=my run"]
+    assert shlex.split(start["command"]) == ["python", "train.py", "--workdir=my run"]
     assert start["packages"].keys() == set(run_record.PACKAGES) and start["packages"]["jax"] == jax.__version__
     age = datetime.datetime.now().astimezone() - datetime.datetime.fromisoformat(start["time"])
     assert datetime.timedelta() <= age < datetime.timedelta(minutes=1)

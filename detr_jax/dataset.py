@@ -4,7 +4,7 @@ python -m detr_jax.dataset prepare --name=cells --data_dir=data --root=FOLDER   
 python -m detr_jax.dataset check   --root=FOLDER                (or --name=cells --data_dir=data)
 python -m detr_jax.dataset convert --root=FOLDER --to=voc --output=NEW  (or coco, yolo, csv)
 python -m detr_jax.dataset show    --name=cells --data_dir=data --split=train --n=16 --output=grid.png
-python -m detr_jax.dataset stats   --name=cells --data_dir=data
+python -m detr_jax.dataset stats   --name=cells --data_dir=data --config=configs/finetune.py
 python -m detr_jax.dataset shapes  --root=FOLDER                (with --name=shapes also prepared)
 """
 

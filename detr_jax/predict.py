@@ -3,14 +3,14 @@
     python -m detr_jax.predict --checkpoint=runs/cells --input=photos/ --output=found --draw
 
 Writes ``predictions.json`` (COCO results format, with file and class names); with --draw, every image with its
-detections; with --format, a folder of annotations to be corrected by hand. With --tile, large photos are cut for the
-sake of small objects. Images are seen upright, as a viewer shows them: their EXIF rotation is applied, and boxes are in
-pixels of that upright image. Of animated and multi-page files the first frame is taken.
+detections; with --format, a folder of annotations to be corrected by hand. With --tile, large photos are cut for
+the sake of small objects. Images are seen upright, as a viewer shows them: their EXIF rotation is applied, and boxes
+are in pixels of that upright image. Of animated and multi-page files the first frame is taken.
 
-Folders are searched through for whatever is an image. A file that looks like one but cannot be used is listed and left
-out; the exit status is then 2. Other files are counted. Pictures that this program has drawn and folders of annotations
-that it has written are never read again, and none of your files is overwritten; results of an earlier run in the same
-output folder are, and this is said.
+Folders are searched through for whatever is an image. A file that looks like one but cannot be used is listed and
+left out; the exit status is then 2. Other files are counted. Pictures that this program has drawn and folders of
+annotations that it has written are never read again, and none of your files is overwritten; results of an earlier run
+in the same output folder are, and this is said.
 
 Runs on every device, and on several hosts like training; the first host prints and writes.
 """

@@ -2,8 +2,8 @@
 
     python -m detr_jax.train --config=configs/finetune.py --data=FOLDER --workdir=runs/cells
 
-FOLDER holds photos and annotations. The same command again goes on from the last checkpoint. ``train(config, workdir)``
-is the same in Python.
+FOLDER holds photos and annotations. The same command again goes on from the last checkpoint.
+``train(config, workdir)`` is the same in Python.
 """
 
 # This file is the main line, from the settings to the loop.
@@ -84,11 +84,8 @@ def prepare_data(folder: str | os.PathLike, data: DataConfig) -> DataConfig:
 
     def prepare() -> str:
         name = choose_name(folder, data.dir)
-        again = f"python -m detr_jax.dataset prepare --name={name} --data_dir={data.dir} --root={folder} --overwrite"
         try:
-            prepared = prepare_folder(
-                folder, name, data.dir, remedy=f"type {again} to prepare it again, and train in a new workdir"
-            )
+            prepared = prepare_folder(folder, name, data.dir)
         except DefectiveData as error:
             for split, found in error.defects.items():
                 print(*describe_defects(split, found), sep="\n")

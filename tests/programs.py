@@ -229,7 +229,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
         time.sleep(0.05)
 
 
-def finish(process: subprocess.Popen, seconds: float = 120.0) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, seconds: float = 300.0) -> tuple[int, str, str]:
     """(status, standard output, standard error) of a program at its end; one that does not end is killed."""
     try:
         out, err = process.communicate(timeout=seconds)

@@ -46,7 +46,7 @@ MAY_IMPORT = {  # room or program -> the rooms that it may import besides itself
     "predict": INFERENCE,
     "convert": INFERENCE,
     "analyze": {"datasets", "evaluation"},
-    "dataset": {"datasets"},
+    "dataset": {"batches", "datasets"},
     "benchmark": {"benchmarks", "datasets"},
     "doctor": INFERENCE | {"training", "train"},
 }

@@ -51,6 +51,11 @@ def known() -> dict[str, Program]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.mark.parametrize("program, verb", PAGES)
 def test_a_page_is_one_screen_with_an_example(known, program, verb):
     page = known[program].page(f"--{program}", verb, "--help")

@@ -30,7 +30,7 @@ SMALL_SHARE = 0.05  # of the objects, that may be smaller than what the model se
 
 
 @runtime_checkable
-class BoxTable(ImageTable, Protocol):
+class ImagesWithBoxes(ImageTable, Protocol):
     """An ``ImageTable`` whose rows have ``boxes_xyxy_pixels``: a ``Split``."""
 
     def __getitem__(self, row: int): ...
@@ -194,7 +194,7 @@ def _with_slots(canvases: list[tuple[int, int]], counts: Int[np.ndarray, " M"]) 
 
 def _measure_objects(images: ImageTable, data: DataConfig, cell: int) -> tuple[float, float]:
     """The share of objects smaller than ``cell`` on the canvas, and how often larger the images would have to be."""
-    if not isinstance(images, BoxTable):
+    if not isinstance(images, ImagesWithBoxes):
         return 0.0, 1.0
     rows = np.unique(np.linspace(0, len(images.sizes) - 1, LOOKED_AT).round().astype(int))
     shown = _evaluation_views(data, images.sizes[rows]).size

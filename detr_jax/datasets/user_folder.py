@@ -176,7 +176,6 @@ def prepare_folder(
     skip_missing: bool = False,
     skip_broken: bool = False,
     quick: bool = False,
-    remedy: str | None = None,
 ) -> PreparedFolder:
     """Prepares the dataset DATA_DIR/NAME from a folder in any known format.
 
@@ -185,7 +184,6 @@ def prepare_folder(
 
     Args:
       overwrite, skip_missing, skip_broken, quick: as for ``prepare_dataset``.
-      remedy: what to do when the dataset is there but of something else, in place of the flags of ``dataset prepare``.
 
     Raises UserError like ``opened_root`` and ``prepare_dataset``, and when the dataset is there but of something else.
     """
@@ -200,8 +198,10 @@ def prepare_folder(
     if target.exists() and not overwrite:
         difference = _compare(_source(target), source)
         if difference:
-            remedy = remedy or "pass --overwrite to replace it, or another --name"
-            raise UserError(f"{target} exists already{difference}: {remedy}")
+            again = _command(listing, target, options, choices)
+            raise UserError(
+                f"{target} exists already{difference}: pass --overwrite to replace it ({again}), or another --name"
+            )
         return PreparedFolder(False, {}, [f"{target} was prepared from {root} already, which has not changed since"])
     provenance = Provenance(
         "Images with {} annotations, prepared by detr_jax.", _command(listing, target, options, choices), source

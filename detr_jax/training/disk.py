@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def explain_disk_faults(workdir: Path) -> Iterator[None]:
 def _find_number(error: BaseException | None, workdir: Path) -> int | None:
     """The number of the system's error behind this one, if it is one of a disk, and of that folder."""
     folder = str(workdir)
+    if _is_of_a_save(error) and not (workdir / "config.json").exists():  # whatever orbax made of what it missed
+        return errno.ENOENT
     while error is not None:
         if isinstance(error, OSError) and error.errno in ADVICE:
             name = error.filename  # a write into an open file has none
@@ -55,3 +58,10 @@ def _find_number(error: BaseException | None, workdir: Path) -> int | None:
                 return errno.ENOENT
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_of_a_save(error: BaseException | None) -> bool:
+    """Whether an error passed through orbax."""
+    return error is not None and any(
+        f"{os.sep}orbax{os.sep}" in frame.filename for frame in traceback.extract_tb(error.__traceback__)
+    )

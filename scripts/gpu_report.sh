@@ -78,6 +78,7 @@ bench() { # NAME VERB FLAGS...
   if [ -n "$photos" ]; then
     bench data data --config=$r50 $photos --threads=1,4,16
     part train "$python" -m detr_jax.train --config=$r50 $batch $bf16 $photos --config.data.resize=device \
+      --config.model.backbone_weights= \
       --config.train.steps=200 --config.train.log_every=20 --config.train.eval_every=200 --workdir="$output/train_workdir"
   fi
 }

@@ -50,6 +50,7 @@ def test_r50_at_full_resolution(programs, real_data, tmp_path):
     run(
         programs, "train", "--config=configs/detr.py:r50", f"--workdir={tmp_path}/run", "--config.data.name=coco128",
         f"--config.data.dir={tmp_path}", "--config.train.batch_size=2", "--config.train.steps=2",
+        "--config.model.backbone_weights=",
         "--config.train.log_every=1", "--config.data.val_split=val[:4]",
     )  # fmt: skip
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]

@@ -16,7 +16,7 @@ INERT = {
     "r50": dict(),
     "r50_dc5": dict(dilation=True),
     "r18_c4": dict(backbone="resnet18", last_stage="layer3"),
-    "group norm, Caffe strides": dict(norm="group", stride_in_1x1=True, last_stage="layer3"),
+    "group norm, Caffe strides": dict(norm="group", backbone_weights=None, stride_in_1x1=True, last_stage="layer3"),
 }
 
 

@@ -21,7 +21,7 @@ from tests.programs import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_a_random_time(programs, tmp_path, seed):
     more = ("--config.train.steps=60", "--config.train.checkpoint_every=1", "--config.train.eval_every=20")
     process = programs.start("train", *programs.training(tmp_path / "run", *more))

@@ -8,6 +8,7 @@ python -m detr_jax.dataset stats   --name=cells --data_dir=data --config=configs
 python -m detr_jax.dataset shapes  --root=FOLDER                (with --name=shapes also prepared)
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from detr_jax.datasets.inspection import Inspection, count_objects, inspect_fold
 from detr_jax.datasets.layouts import TITLES
 from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.datasets.split import find_damage, open_split, split_names
-from detr_jax.datasets.user_folder import DEFAULT, FolderOptions, opened_root, prepare_folder
+from detr_jax.datasets.user_folder import DEFAULT, FolderOptions, PreparedFolder, opened_root, prepare_folder
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import decode
 from detr_jax.structures import Categories
@@ -81,17 +82,15 @@ def prepare() -> None:
     """Prepares a folder of images and annotations for training, as DATA_DIR/NAME, and says what is odd about it."""
     name, explicit = _dataset_name(), _explicit_folders()
     choices = {key: FLAGS[key].value for key in ("overwrite", "skip_missing", "skip_broken", "quick")}
-    notes = []
     try:
         if explicit:
-            summaries = prepare_dataset(explicit, FLAGS.data_dir, name, **choices)
+            prepared = PreparedFolder(True, prepare_dataset(explicit, FLAGS.data_dir, name, **choices), [])
         else:
-            _, summaries, notes = prepare_folder(FLAGS.root, name, FLAGS.data_dir, _folder_options(), **choices)
+            prepared = prepare_folder(FLAGS.root, name, FLAGS.data_dir, _folder_options(), **choices)
     except DefectiveData as error:
-        _print_lines(line for split, found in error.defects.items() for line in describe_defects(split, found))
+        _print_lines(error.describe())
         raise
-    _print_lines(notes)
-    _print_lines(line for split, summary in summaries.items() for line in summary.describe(split))
+    _print_lines(prepared.describe())
 
 
 def check() -> int:
@@ -155,8 +154,9 @@ def stats() -> None:
 
     With ``--config`` also the scale and canvases on which it would be trained.
     """
+    opened = functools.cache(functools.partial(open_split, FLAGS.data_dir, _dataset_name()))
     for name in [FLAGS.split] if FLAGS.split else split_names(FLAGS.data_dir, _dataset_name()):
-        split = open_split(FLAGS.data_dir, _dataset_name(), name)
+        split = opened(name)
         counts = count_objects(split)
         (low_h, low_w), (mid_h, mid_w), (high_h, high_w) = np.percentile(split.sizes, (0, 50, 100), axis=0).astype(int)
         print(f"{name}: {len(split):,} images, height {low_h} to {high_h} (median {mid_h}), ", end="")
@@ -169,10 +169,8 @@ def stats() -> None:
             print(f"  {category_id:>6} {printable(title):<24} " + " ".join(f"{number:>9,}" for number in numbers))
     if FLAGS.config is not None:
         config = cli.config()
-        train, val = (
-            open_split(FLAGS.data_dir, FLAGS.name, split) for split in (config.data.train_split, config.data.val_split)
-        )
-        _print_lines(map(as_flags, fit_to_images(config, train, val).notes or ["the configuration names its canvases"]))
+        fit = fit_to_images(config, opened(config.data.train_split), opened(config.data.val_split))
+        _print_lines(map(as_flags, fit.notes or ["the configuration names its canvases"]))
 
 
 def draw_shapes() -> None:

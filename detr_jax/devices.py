@@ -16,12 +16,13 @@ SMALLEST_SHARDED = 1 << 20  # elements; smaller arrays are replicated, gathering
 
 
 # Modules of JAX's plugins, and where the devices show.
-ACCELERATORS = {
-    "jax_cuda12_plugin": "/dev/nvidia[0-9]*",
-    "jax_cuda13_plugin": "/dev/nvidia[0-9]*",
-    "jax_rocm7_plugin": "/dev/kfd",
-    "libtpu": "/dev/accel*",
-}
+ACCELERATORS = (
+    ("jax_cuda12_plugin", "/dev/nvidia[0-9]*"),
+    ("jax_cuda13_plugin", "/dev/nvidia[0-9]*"),
+    ("jax_rocm7_plugin", "/dev/kfd"),
+    ("libtpu", "/dev/accel*"),
+    ("libtpu", "/dev/vfio/[0-9]*"),
+)
 
 
 def expect_accelerator() -> bool:
@@ -29,10 +30,7 @@ def expect_accelerator() -> bool:
     asked = (jax.config.jax_platforms or "").split(",")[0]
     if asked:
         return asked != "cpu"
-    devices = [place for module, place in ACCELERATORS.items() if importlib.util.find_spec(module)]
-    if importlib.util.find_spec("libtpu"):
-        devices.append("/dev/vfio/[0-9]*")
-    return any(glob.glob(place) for place in devices)
+    return any(importlib.util.find_spec(module) and glob.glob(place) for module, place in ACCELERATORS)
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -28,7 +28,7 @@ from detr_jax.config_check import check
 from detr_jax.config_forms import as_flags
 from detr_jax.crashes import after_loss
 from detr_jax.datasets import shapes
-from detr_jax.datasets.defects import DefectiveData, describe_defects
+from detr_jax.datasets.defects import DefectiveData
 from detr_jax.datasets.split import Split, open_split
 from detr_jax.datasets.user_folder import choose_name, prepare_folder
 from detr_jax.errors import UserError
@@ -87,13 +87,9 @@ def prepare_data(folder: str | os.PathLike, data: DataConfig) -> DataConfig:
         try:
             prepared = prepare_folder(folder, name, data.dir)
         except DefectiveData as error:
-            for split, found in error.defects.items():
-                print(*describe_defects(split, found), sep="\n")
+            print(*error.describe(), sep="\n")
             raise
-        for line in prepared.notes:
-            print(line)
-        for split, summary in prepared.summaries.items():
-            print(*summary.describe(split), sep="\n")
+        print(*prepared.describe(), sep="\n")
         return name
 
     name = hosts.from_first_host(prepare)

@@ -238,6 +238,14 @@ def finish(process: subprocess.Popen, seconds: float = 300.0) -> tuple[int, str,
     return process.returncode, out, err
 
 
+def assert_refused(done: subprocess.CompletedProcess, output: Path, *words: str, listed: bool = False) -> None:
+    """The program said these words in one sentence and wrote nothing; with ``listed``, it named files before that."""
+    if listed:
+        done.stderr = done.stderr.splitlines(keepends=True)[-1]
+    assert_one_sentence(done, *words)
+    assert not output.exists()
+
+
 def said(out: str) -> list[str]:
     """The lines that a program printed, without those of the library that connects processes."""
     return [line for line in out.splitlines() if "[Gloo]" not in line]

@@ -10,7 +10,7 @@ from PIL import Image
 
 import detr_jax
 from detr_jax.errors import UserError
-from tests.programs import assert_one_sentence
+from tests.programs import assert_refused
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +201,7 @@ def test_inputs_are_joined_and_the_threshold_holds(predictions):
 )
 def test_mistakes_are_said_and_nothing_is_written(predictions, name, words):
     output, done = predictions[name]
-    if name == "broken":  # each file is listed first
-        done.stderr = done.stderr.splitlines(keepends=True)[-1]
-    assert_one_sentence(done, *words)
-    assert not output.exists()
+    assert_refused(done, output, *words, listed=name == "broken")
 
 
 def test_load_and_call(programs, predictions):

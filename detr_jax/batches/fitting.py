@@ -41,8 +41,7 @@ class Fit(NamedTuple):
 
     config: Config  # with the choices in it
     padding: float  # share of the canvases' pixels
-    small: float  # share of the objects that are smaller than ``cell`` on the canvas; 0 if no boxes are known
-    cell: int  # pixels, the finest that the decoder reads
+    small: float  # share of the objects that are smaller there than what the decoder reads; 0 if no boxes are known
     notes: list[str]  # for the user; none if nothing was chosen
 
 
@@ -56,9 +55,8 @@ def fit_to_images(config: Config, images: ImageTable, others: ImageTable | None 
       images: what is trained on.
       others: what is evaluated on; its images fit the canvases, too.
     """
-    cell = stride(config.model) // (2 if config.model.finer_memory else 1)
     if config.data.buckets:
-        return Fit(config, 0.0, 0.0, cell, [])
+        return Fit(config, 0.0, 0.0, [])
     multiple = max(stride(config.model), 16)
     sizes = images.sizes if others is None else np.concatenate([images.sizes, others.sizes])
     data = _scaled(config.data, sizes, multiple)
@@ -72,8 +70,15 @@ def fit_to_images(config: Config, images: ImageTable, others: ImageTable | None 
     if most_objects > model.num_queries:
         model = dataclasses.replace(model, num_queries=-(-most_objects * 5 // 40) * 10)
     chosen = dataclasses.replace(config, data=data, model=model)
+    cell = stride(model) // (2 if model.finer_memory else 1)
     small, enlarge = _measure_objects(images, data, cell)
-    return Fit(chosen, padding, small, cell, _describe(config, chosen, padding, small, cell, enlarge))
+    notes = [f"chosen from the images, {padding:.0%} of the canvases is padding: {as_settings(config, chosen)}"]
+    if small > SMALL_SHARE:
+        advice = _advise_larger_images(max(config.data.scales), enlarge)
+        notes.append(
+            f"{small:.0%} of the objects are under {cell} pixels there, which is less than the model sees; {advice}"
+        )
+    return Fit(chosen, padding, small, notes)
 
 
 def choose_canvases(
@@ -221,14 +226,7 @@ def as_settings(before: Config, chosen: Config) -> str:
     return " ".join(words)
 
 
-def _describe(before: Config, chosen: Config, padding: float, small: float, cell: int, enlarge: float) -> list[str]:
-    notes = [f"chosen from the images, {padding:.0%} of the canvases is padding: {as_settings(before, chosen)}"]
-    if small > SMALL_SHARE:
-        scale = max(before.data.scales)
-        wanted = -(-int(scale * min(enlarge, 4.0)) // 32) * 32
-        notes.append(
-            f"{small:.0%} of the objects are under {cell} pixels there, which is less than the model sees; "
-            f'data.scales="({wanted},)" data.max_size={round(wanted * 4 / 3)} shows them larger, in '
-            f"{(wanted / scale) ** 2:.1f} times the time"
-        )
-    return notes
+def _advise_larger_images(scale: int, enlarge: float) -> str:
+    wanted = -(-int(scale * min(enlarge, 4.0)) // 32) * 32
+    settings = f'data.scales="({wanted},)" data.max_size={round(wanted * 4 / 3)}'
+    return f"{settings} shows them larger, in {(wanted / scale) ** 2:.1f} times the time"

@@ -60,6 +60,10 @@ class DefectiveData(UserError):
         super().__init__(sentence)
         self.defects = found
 
+    def describe(self) -> list[str]:
+        """Lines for the user, with every defect."""
+        return [line for split, found in self.defects.items() for line in describe_defects(split, found)]
+
 
 def describe_defects(split: str, found: list[Defect]) -> list[str]:
     """A line for each kind, with some examples."""

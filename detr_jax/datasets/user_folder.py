@@ -53,6 +53,10 @@ class PreparedFolder(NamedTuple):
     summaries: dict[str, Summary]  # empty if it was there
     notes: list[str]
 
+    def describe(self) -> list[str]:
+        """Lines for the user."""
+        return [*self.notes, *(line for split, summary in self.summaries.items() for line in summary.describe(split))]
+
 
 @contextmanager
 def opened_root(
@@ -220,12 +224,12 @@ def choose_name(root: str | os.PathLike, data_dir: str | os.PathLike) -> str:
     word = re.sub(r"[^a-z0-9]+", "_", path.name.lower()).strip("_")
     if not word or not word[0].isalpha() or word in TAKEN:
         word = f"photos_{word}".rstrip("_")
-    for number in itertools.count(1):
-        name = word if number == 1 else f"{word}_{number}"
+
+    def is_free(name: str) -> bool:
         target = Path(data_dir).expanduser() / name / VERSION
-        if not target.exists() or _source(target).get("root") == str(path):
-            return name
-    raise AssertionError
+        return not target.exists() or _source(target).get("root") == str(path)
+
+    return next(filter(is_free, itertools.chain([word], (f"{word}_{number}" for number in itertools.count(2)))))
 
 
 def _source(target: Path) -> dict:

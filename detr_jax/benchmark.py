@@ -24,6 +24,7 @@ sizes with random weights; neither changes the time. Any setting can be changed:
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -73,12 +74,13 @@ def describe_machine() -> dict[str, str]:
 
 
 def read_config(verb: str) -> Config:
-    """The settings of --config. Raises UserError when there are none, or when they cannot be."""
+    """The settings of --config, with random weights. Raises UserError when there are none, or when they cannot be."""
     if flags.FLAGS.config is None:
         raise UserError(f"benchmark {verb} needs settings, for example --config=configs/detr.py:r50")
     config = cli.config()
     check(config)
-    return config
+    # No time depends on the weights, so nobody has to download any.
+    return replace(config, init_from=None, model=replace(config.model, backbone_weights=None))
 
 
 def read_numbers(flag: str) -> tuple[int, ...]:

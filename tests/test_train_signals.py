@@ -74,7 +74,7 @@ def assert_saved(ended: Ended, workdir, step: int | None = None) -> int:
     last = saved_steps(workdir)[-1]
     assert step in (None, last) and damage(workdir / f"checkpoints/{last}") is None
     (told,) = [line for line in ended.out.splitlines() if line.startswith("stopped ")]
-    assert told.startswith(f"stopped as asked; step {last} is saved, and this goes on from there: {sys.executable} -m ")
+    assert told.startswith(f"stopped as asked; step {last} is saved, and this goes on from there: {sys.executable} ")
     assert f"--workdir={workdir}" in told
     return last
 

@@ -123,21 +123,21 @@ def test_a_misspelt_setting_ends_before_anything_is_written(programs, tmp_path):
 @pytest.mark.slow
 def test_a_real_sweep_is_stopped_and_goes_on(programs, tmp_path, leaves_nothing_running):
     """Two by two trainings, of which one cannot work: stopped in the first, continued, done, listed."""
-    output = tmp_path / "sweep"
+    script, output = REPOSITORY / "scripts" / "sweep.py", tmp_path / "sweep"
     flags = [*programs.training(tmp_path)[:1], *programs.training(tmp_path)[2:], "--config.train.steps=60",
              "--over=optim.lr=1e-4,1e-3", "--seeds=2", f"--output={output}"]  # fmt: skip
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # each run compiles its own program
     first = output / "lr=0.0001,seed=42"
-    process = programs.launch(REPOSITORY / "scripts" / "sweep.py", *flags, **quick)
+    process = programs.launch(script, *flags, **quick)
     wait_for(lambda: last_logged(first) >= 3)
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process, 300)
-    assert status == 130 and "this goes on: python scripts/sweep.py" in out.replace(f"{REPOSITORY}/", ""), out + err
+    assert status == 130 and f"this goes on: {sys.executable} {script} --config=" in out, out + err
     stopped = max(saved_steps(first))
     assert stopped >= 3 and not (output / "lr=0.0001,seed=43").exists()
 
     (output / "lr=0.001,seed=43" / "checkpoints" / "7").mkdir(parents=True)  # damaged: it cannot start
-    done = programs.launch(REPOSITORY / "scripts" / "sweep.py", *flags, **quick)
+    done = programs.launch(script, *flags, **quick)
     status, out, err = finish(done, 1500)
     assert status == 1, out + err
     assert f"continues at step {stopped}" in (first / "output.txt").read_text()

@@ -11,6 +11,7 @@ FOLDER holds photos and annotations. The same command again goes on from the las
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,16 @@ from detr_jax.training.disk import explain_disk_faults
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
+from detr_jax.training.patience import Patience
 from detr_jax.training.skipped_steps import SkippedSteps
 from detr_jax.training.state import make_recipe, restore_state, start_state, store_state
 from detr_jax.training.step import Recipe, TrainState
 from detr_jax.training.step_log import StepLog
+from detr_jax.training.time_budget import Times, describe_lengths, fit_to_minutes, keep_lengths, time_run
 from detr_jax.training.validation import Validation
 from detr_jax.training.watchdog import Watchdog
 from detr_jax.training.workdir import Workdir, compilation_cache, open_workdir
-from detr_jax.weights.checkpoints import Checkpoints, check_settings
+from detr_jax.weights.checkpoints import Checkpoints, check_settings, read_contents
 from detr_jax.weights.finding import newest_intact
 from detr_jax.weights.finding import steps as checkpoint_steps
 
@@ -97,16 +100,17 @@ def prepare_data(folder: str | os.PathLike, data: DataConfig) -> DataConfig:
     return dataclasses.replace(data, name=name)
 
 
-def find_start(workdir: Path, config: Config) -> int:
-    """The step of the newest intact checkpoint; 0 where there is none.
+def find_start(workdir: Path, config: Config) -> tuple[int, Config]:
+    """The step of the newest intact checkpoint, 0 where there is none, and the settings with the lengths it began with.
 
     Raises UserError when every checkpoint is damaged, or when they belong to a run with other settings.
     """
     folder = workdir / "checkpoints"
     first_step = hosts.from_first_host(lambda: newest_intact(folder)) or 0
     if first_step:
+        config = keep_lengths(config, read_contents(folder / str(first_step)).config)
         check_settings(folder / str(first_step), config)
-    return first_step
+    return first_step, config
 
 
 def load_state(recipe: Recipe, checkpoints: Path, first_step: int) -> tuple[TrainState, list[str], dict[str, str]]:
@@ -141,9 +145,11 @@ class Run:
     state: TrainState  # after first_step
     train_split: Split
     reader: Reader
+    steps: CompiledSteps
     validation: Validation
     logbook: Logbook
     saved: Checkpoints
+    patience: Patience
 
     def save(self, step: int, state: TrainState, watch: Watchdog) -> None:
         """Begins to save the state after a step, unless that is done."""
@@ -167,42 +173,55 @@ class Run:
 
         if not self.saved.evaluated(step):
             with stop.waiting(raises=jax.process_count() == 1):
-                row = self.validation(state.arrays, step, poll)
+                row = self.validation(state, step, poll)
             self.logbook.write(row)
             self.saved.record(step, row["coco_eval_bbox"][0])
+            self.patience.add(step, row["coco_eval_bbox"][0])
 
 
-def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.Mesh) -> Run:
+def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.Mesh, began: float) -> Run:
     """Opens the data, the files of the workdir and its checkpoints, and makes or restores the state.
 
     ``enter`` keeps what must be closed at the end. Nothing in the workdir is changed before all that may be refused.
+    The budget of ``train.minutes`` counts from ``began``.
     """
     workdir = enter(place).folder
     train_split, val_split = open_data(config.data)
     fit = fit_to_images(config, train_split, val_split)
-    config = fit.config
-    first_step = find_start(workdir, config)
+    first_step, config = find_start(workdir, fit.config)
     plan, reader = make_train_plan(config, train_split), make_reader(config.data, train_split.sizes)
     calendar = make_calendar(config.train, plan.steps_per_epoch)
     recipe = make_recipe(config, train_split.categories, calendar, mesh)
     validation = Validation(recipe, val_split, workdir)
     state, reports, digests = load_state(recipe, workdir / "checkpoints", first_step)
+    if config.train.cache_features:
+        reader = make_feature_reader(recipe, state, plan.buckets[0])
+    steps, notes = CompiledSteps(StepLowering(recipe, reader), hosts.say, check_fits), fit.notes
+    if config.train.minutes and not first_step:
+        times = time_run(steps, state, plan, train_split, reader, recipe, validation)
+        times, spent = hosts.from_first_host(lambda: (times, time.monotonic() - began))
+        config = fit_to_minutes(config, Times(*times), spent, plan.steps_per_epoch)
+        notes = [*notes, describe_lengths(config, Times(*times))]
+        calendar = make_calendar(config.train, plan.steps_per_epoch)
+        recipe = make_recipe(config, train_split.categories, calendar, mesh)
+        state, reports, digests = load_state(recipe, workdir / "checkpoints", 0)  # timing has used it up
     logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
-    for note in fit.notes:
+    steps.say = logbook.say
+    for note in notes:
         logbook.say(as_flags(note))
     logbook.record_weights(reports, digests)
     scores = dict(hosts.from_first_host(lambda: [*logbook.scores.items()]))
     saved = enter(Checkpoints(workdir / "checkpoints", config.train.keep, scores, calendar.evaluates, place.shared))
-    if config.train.cache_features:
-        reader = make_feature_reader(recipe, state, plan.buckets[0])
+    patience = Patience(config.train.patience, scores)
     return Run(
-        config, place, recipe, plan, calendar, first_step, state, train_split, reader, validation, logbook, saved
-    )
+        config, place, recipe, plan, calendar, first_step, state, train_split, reader, steps, validation, logbook,
+        saved, patience,
+    )  # fmt: skip
 
 
 def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bool:
     """Trains to the end, or until the run is asked to stop; the last step is saved then. Returns whether it is done."""
-    config, calendar, plan = run.config, run.calendar, run.plan
+    config, calendar, plan, steps = run.config, run.calendar, run.plan, run.steps
     state, step, alone, agree = run.state, run.first_step, jax.process_count() == 1, Agreement(stop)
     log, broken = StepLog(plan, calendar, config.optim), BrokenImages(run.place.folder, run.train_split, plan, step)
     skipped = SkippedSteps(plan, config.train.stop_after_skipped, run.place.folder, int(state.skipped_in_a_row))
@@ -212,11 +231,10 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
         watch.expect("a compilation")
         with stop.waiting():  # of several processes each ends by itself: nothing is lost
             enter(explain_out_of_memory(run.suggest_settings))
-            steps = CompiledSteps(StepLowering(run.recipe, run.reader), run.logbook.say, check_fits)
             enter(steps.compile_ahead(state, coming_buckets(plan, step, calendar.total_steps)))
             pipeline = open_pipeline(run.train_split, plan, step, calendar.total_steps, config.data, run.reader)
             batches = to_device(enter(pipeline), devices.batch_sharding(run.recipe.mesh))
-        while step < calendar.total_steps:
+        while step < calendar.total_steps and not run.patience.over:
             watch.expect("a batch")
             with stop.waiting(raises=alone):
                 batch, waited = next(batches)
@@ -259,6 +277,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     Raises UserError for settings, data or weights that cannot be used, for faults of the machine, and when another run
     is using ``workdir``, which may be a URL such as ``gs://bucket/run``.
     """
+    began = time.monotonic()
     check(config)
     mesh, place = devices.make_mesh(config.train.fsdp), open_workdir(workdir)
     devices.check_training(config.train, mesh)
@@ -296,12 +315,14 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     ):
         with contextlib.suppress(Interrupted):
             with stop.waiting():
-                run = start_run(context.enter_context, config, place, mesh)
+                run = start_run(context.enter_context, config, place, mesh, began)
             watch.say = run.logbook.say
             done = take_steps(run, context.enter_context, stop, watch)
             run.saved.wait()
             place.settle()
         if done:
+            if run.patience.over:
+                run.logbook.say(run.patience.describe())
             run.logbook.say(f"done: see {place.name}/curves.png, samples/ and eval/")
         else:
             say_farewell("as asked")

@@ -100,8 +100,7 @@ class Ours:
         # The class head has a row for each of COCO's 91 ids; only denoising looks at the number of categories.
         num_classes = arrays["class_head/bias"].shape[0] - 1
         network = detr.network(config.model, num_classes, dtype=config.dtype)
-        schedule = optimizer.make_schedule(config.optim, total_steps=1, steps_per_epoch=1)
-        recipe = Recipe(config, network, optimizer.make_optimizer(config.optim, schedule), COCO_CATEGORIES)
+        recipe = Recipe(config, network, optimizer.make_hyperparameters(config.optim), COCO_CATEGORIES)
         self.arrays = jax.device_put(arrays)
         self.state = jax.jit(partial(init_state, recipe=recipe))(self.arrays)
         self._forward = jax.jit(lambda arrays, inputs: network.apply(arrays, inputs)[:2])

@@ -98,8 +98,7 @@ def make_recipe(settings: dict) -> step.Recipe:
     )  # fmt: skip
     config = Config(model=model_config(settings), optim=optim)
     categories = Categories.from_rows([{"id": label} for label in range(settings["num_classes"])])
-    tx = optimizer.make_optimizer(optim, optimizer.make_schedule(optim, 9, 9))
-    return step.Recipe(config, network_of(settings), tx, categories)
+    return step.Recipe(config, network_of(settings), optimizer.make_hyperparameters(optim), categories)
 
 
 def test_training():
@@ -117,7 +116,7 @@ def test_training():
     @jax.jit
     def update(state, found):
         clipped, norm = optimizer.clip_by_norm(found, recipe.config.optim.clip_norm)
-        updates, opt_state = recipe.tx.update(clipped, state.optimizer, state.params)
+        updates, opt_state = recipe.tx.update(clipped, state.optimizer, state.params, numbers=state.numbers)
         return state._replace(params=optax.apply_updates(state.params, updates), optimizer=opt_state), norm
 
     for number, (total, norm) in enumerate(zip(values["totals"], values["norms"], strict=True)):

@@ -32,8 +32,7 @@ def make_recipe_without_dropout(config: Config, dtype: str) -> Recipe:
     optim = dataclasses.replace(config.optim, schedule="constant", warmup_steps=0)
     config = dataclasses.replace(config, dtype=dtype, model=model, optim=optim)
     network = detr.network(model, coco_like.CLASSES, dtype=dtype, remat=config.train.remat)
-    tx = optimizer.make_optimizer(optim, optimizer.make_schedule(optim, total_steps=1, steps_per_epoch=1))
-    return Recipe(config, network, tx, COCO_CATEGORIES)
+    return Recipe(config, network, optimizer.make_hyperparameters(optim, seed=config.seed), COCO_CATEGORIES)
 
 
 def make_start(config: Config, canvas: tuple[int, int], batch_size: int, seed: int) -> tuple[Arrays, Batch]:

@@ -19,8 +19,8 @@ def make_call(detector: Detector, bucket: Bucket, batch_size: int, seed: int) ->
     mesh = detector.mesh
     batch = coco_like.make_batch(bucket, batch_size, 1, np.random.default_rng(seed))
     sharding = devices.batch_sharding(mesh) if batch_size % mesh.size == 0 else devices.replicated(mesh)
-    inputs = jax.device_put(batch.inputs, sharding)
-    return lambda: detector.detect(detector.arrays, inputs)
+    batch = jax.device_put(batch, sharding)
+    return lambda: detector.detect(detector.arrays, batch)
 
 
 def measure(

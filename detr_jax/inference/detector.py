@@ -20,10 +20,11 @@ from detr_jax.inference.coco_heads import classes_of_rows
 from detr_jax.inference.image_files import ImageFiles, UprightReader
 from detr_jax.models import detr
 from detr_jax.models.network import Arrays, Network
-from detr_jax.structures import Categories, Detections, Inputs
+from detr_jax.structures import Batch, Categories, Detections, Predictions
 from detr_jax.weights.sources import Weights, load_weights, model_config_of
 
-Detect = Callable[[Arrays, Inputs], tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
+Selected = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+Detect = Callable[[Arrays, Batch], tuple[Selected, Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -34,8 +35,8 @@ class Detector:
       arrays: the values of ``network``, on the devices of ``mesh``.
       categories: the classes that the labels count.
       data: gives the size that images are resized to, the canvases and the number of reading threads.
-      detect: jitted (arrays, inputs) -> (scores, labels, boxes_xyxy in [0, 1]) of the last decoder layer, and which
-        rows hold an image; whole on every host.
+      detect: jitted (arrays, batch) -> (scores, labels, boxes_xyxy in [0, 1]) of the last decoder layer, and which
+        rows hold an image; then what ``make_detector`` was asked to measure. Whole on every host.
       path: where the weights were found: a checkpoint's folder, or a file.
       config: of the run that trained the weights, when it is known.
     """
@@ -81,13 +82,14 @@ class Detector:
         batch_size: int,
         change: Change | None = None,
         on_wait: Callable[[float], None] | None = None,
+        on_measured: Callable[[Any], None] | None = None,
     ) -> Iterator[tuple[int, Detections]]:
         """(row, its detections) for every image, on every host, in the order of their canvases.
 
         An image of a split that cannot be decoded has no detection at all; any other has some, however unlikely.
         ``batch_size`` is rounded up to a multiple of the devices. The next batch is handed to the devices before the
         results of the last one are fetched. ``change`` is done to each image of a split: see ``PixelReader``.
-        ``on_wait`` is told of each batch how many seconds it was waited for.
+        ``on_wait`` is told of each batch how many seconds it was waited for, ``on_measured`` what was measured of it.
         """
         plan = make_evaluation_plan(self.data, images, -(-batch_size // self.mesh.size) * self.mesh.size)
         limits = Limits(*self.data.image_limits)
@@ -100,10 +102,12 @@ class Detector:
             for step, (batch, waited) in enumerate(to_device(batches, devices.batch_sharding(self.mesh))):
                 if on_wait is not None:
                     on_wait(waited)
-                results = self.detect(self.arrays, batch.inputs)
+                results, measured = self.detect(self.arrays, batch)
                 if pending is not None:
                     yield from self._finish(images, *pending)
                 pending = plan[step], results
+                if on_measured is not None:
+                    on_measured(measured)
         if pending is not None:
             yield from self._finish(images, *pending)
 
@@ -125,13 +129,17 @@ def make_detector(
     model: ModelConfig,
     data: DataConfig,
     mesh: jax.sharding.Mesh,
+    measure: Callable[[Predictions, Batch], Any] = lambda predictions, batch: None,
 ) -> Detector:
-    """A detector of values that are on the devices already (or given later: ``with_arrays``)."""
+    """A detector of values that are on the devices already (or given later: ``with_arrays``).
+
+    ``measure`` is compiled with it; ``over`` hands on what it returns of each batch.
+    """
     select = postprocess.SELECT[model.class_scores]
 
-    def detect(arrays, inputs):
-        predictions = network.apply(arrays, inputs)
-        return *select(predictions.logits[-1], predictions.boxes[-1]), inputs.sizes[:, 0] > 0
+    def detect(arrays, batch):
+        predictions, present = network.apply(arrays, batch.inputs), batch.inputs.sizes[:, 0] > 0
+        return (*select(predictions.logits[-1], predictions.boxes[-1]), present), measure(predictions, batch)
 
     jitted = jax.jit(detect, out_shardings=devices.replicated(mesh))
     return Detector(network, arrays, categories, data, mesh, jitted)

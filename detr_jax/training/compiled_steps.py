@@ -62,7 +62,7 @@ class CompiledSteps:
 
     Args:
       lower: traces the step, see ``StepLowering``.
-      say: gets a line for each compiled canvas.
+      say: gets a line for each compiled canvas; may be set anew.
       accept: gets each program before it is used, and raises where it must not be.
     """
 
@@ -72,7 +72,7 @@ class CompiledSteps:
         say: Say,
         accept: Callable[[jax.stages.Compiled, Bucket], None] = lambda compiled, bucket: None,
     ):
-        self._lower, self._say, self._accept = lower, say, accept
+        self._lower, self.say, self._accept = lower, say, accept
         self._programs: dict[Bucket, Future[jax.stages.Compiled]] = {}
         self._tracer, self._compiler = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._first_metrics: Future[dict[str, jax.Array]] = Future()  # of the first step that this process takes
@@ -127,7 +127,7 @@ class CompiledSteps:
     def _compile(self, bucket: Bucket, lowered: Future) -> jax.stages.Compiled:
         traced, begin = lowered.result(), time.monotonic()
         compiled = traced.compile()
-        self._say(
+        self.say(
             f"compiled {bucket.height}x{bucket.width}, {bucket.targets} targets: "
             f"{time.monotonic() - begin:.1f} s, needs {needed_gigabytes(compiled):.2f} GB on each device"
         )

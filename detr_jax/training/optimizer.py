@@ -1,10 +1,13 @@
 """AdamW with a learning rate per group of parameters, and the schedules of the paper; a function of the step alone."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from detr_jax.config import OptimConfig
@@ -12,7 +15,31 @@ from detr_jax.ops.gradients import global_norm, materialize
 
 Arrays = dict[str, jax.Array]
 Schedule = Callable[[jax.Array | int], jax.Array]
+Number = jax.Array | np.generic
 COSINE_FLOOR = 0.01
+
+
+class Hyperparameters(NamedTuple):
+    """Numbers that a compiled step takes as arguments: one program serves runs of any seed, rate and length."""
+
+    seed: Number
+    lr: Number
+    lr_backbone: Number
+    weight_decay: Number
+    warmup_steps: Number
+    drop_steps: Number  # between two drops of the step schedule
+    total_steps: Number
+
+
+def make_hyperparameters(
+    optim: OptimConfig, *, total_steps: int = 1, steps_per_epoch: int = 1, seed: int = 0
+) -> Hyperparameters:
+    """Those of a run of so many steps; the lengths matter to the schedules alone."""
+    return Hyperparameters(
+        np.uint32(seed),
+        *map(np.float32, (optim.lr, optim.lr_backbone, optim.weight_decay)),
+        *map(np.int32, (optim.warmup_steps, optim.drop_epoch * steps_per_epoch, total_steps)),
+    )
 
 
 def group_of(name: str) -> str:
@@ -20,26 +47,27 @@ def group_of(name: str) -> str:
     return "backbone" if name.startswith("backbone/") else "rest"
 
 
-def make_schedule(optim: OptimConfig, total_steps: int, steps_per_epoch: int) -> Schedule:
+def rate_factor(kind: str, numbers: Hyperparameters, step: jax.Array | int) -> jax.Array:
     """The factor on the learning rates at a step, in [0, 1].
 
-    'step' multiplies by 0.1 at every multiple of ``drop_epoch`` (torch's StepLR, as in the original), 'cosine' falls to
-    1 % at ``total_steps``, 'constant' stays at 1. A linear warm-up multiplies all of them.
+    The ``kind`` 'step' multiplies by 0.1 at every multiple of ``drop_steps`` (torch's StepLR, as in the original),
+    'cosine' falls to 1 % at ``total_steps``, 'constant' stays at 1. A linear warm-up multiplies all of them.
     """
-    drop_step = optim.drop_epoch * steps_per_epoch
+    step = jnp.asarray(step, jnp.int32)
+    if kind == "step":
+        decay = 0.1 ** (step // numbers.drop_steps).astype(jnp.float32)
+    elif kind == "cosine":
+        progress = jnp.clip(step / jnp.maximum(numbers.total_steps, 1), 0, 1)
+        decay = COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    else:
+        decay = jnp.ones(())
+    return decay * jnp.minimum((step + 1) / jnp.maximum(numbers.warmup_steps, 1), 1.0)
 
-    def factor(step: jax.Array | int) -> jax.Array:
-        step = jnp.asarray(step, jnp.int32)
-        if optim.schedule == "step":
-            decay = 0.1 ** (step // drop_step).astype(jnp.float32)
-        elif optim.schedule == "cosine":
-            progress = jnp.clip(step / max(total_steps, 1), 0, 1)
-            decay = COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-        else:
-            decay = jnp.ones(())
-        return decay * jnp.minimum((step + 1) / max(optim.warmup_steps, 1), 1.0)
 
-    return factor
+def make_schedule(optim: OptimConfig, total_steps: int, steps_per_epoch: int) -> Schedule:
+    """The factor on the learning rates of a run, as a function of the step."""
+    numbers = make_hyperparameters(optim, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return functools.partial(rate_factor, optim.schedule, numbers)
 
 
 def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
@@ -64,24 +92,29 @@ def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransforma
     return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
-def make_optimizer(optim: OptimConfig, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+@functools.cache  # one object for equal arguments: compiled functions know it again
+def make_optimizer(b2: float, schedule: str) -> optax.GradientTransformationExtraArgs:
     """torch's AdamW: decay acts on every parameter, biases and norms included, and is scaled by the group's rate.
 
-    ``update`` takes ``finite``: where it is False the state stays as it was, and the updates are not to be used.
+    ``update`` takes ``numbers``, the ``Hyperparameters``, and ``finite``: where it is False the state stays as it was,
+    and the updates are not to be used.
     """
-    rates = {"rest": optim.lr, "backbone": optim.lr_backbone}
+    adam = _scale_by_adam(b1=0.9, b2=b2, eps=1e-8)
 
-    def update(updates: Arrays, state: optax.ScaleByScheduleState, params=None, *, finite=True, **_):
-        now = schedule(state.count)
-        scaled = {name: -rates[group_of(name)] * now * update for name, update in updates.items()}
-        return scaled, optax.ScaleByScheduleState(state.count + finite)
+    def init(params: Arrays):
+        return adam.init(params), optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
 
-    scale_by_rate = optax.GradientTransformationExtraArgs(
-        lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
-    )
-    return optax.chain(
-        _scale_by_adam(b1=0.9, b2=optim.b2, eps=1e-8), optax.add_decayed_weights(optim.weight_decay), scale_by_rate
-    )
+    def update(gradients: Arrays, state, params: Arrays, *, numbers: Hyperparameters, finite=True):
+        updates, adam_state = adam.update(gradients, state[0], finite=finite)
+        now = rate_factor(schedule, numbers, state[1].count)
+        rates = {"rest": numbers.lr, "backbone": numbers.lr_backbone}
+        scaled = {
+            name: -rates[group_of(name)] * now * (update + numbers.weight_decay * params[name])
+            for name, update in updates.items()
+        }
+        return scaled, (adam_state, optax.ScaleByScheduleState(state[1].count + finite))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def clip_by_norm(gradients: Arrays, max_norm: float) -> tuple[Arrays, jax.Array]:

@@ -31,8 +31,13 @@ def make_recipe(config: Config, categories: Categories, calendar: Calendar, mesh
     for part in config.freeze:
         if not any(name.startswith(part) for name in network.shapes):
             raise UserError(f"freeze={config.freeze} names {part!r}, but no array of the model begins like that")
-    schedule = optimizer.make_schedule(config.optim, calendar.total_steps, calendar.steps_per_epoch)
-    return Recipe(config, network, optimizer.make_optimizer(config.optim, schedule), categories, mesh)
+    numbers = optimizer.make_hyperparameters(
+        config.optim,
+        total_steps=calendar.total_steps,
+        steps_per_epoch=calendar.steps_per_epoch,
+        seed=config.seed,
+    )
+    return Recipe(config, network, numbers, categories, mesh)
 
 
 def init_state(arrays: Arrays, recipe: Recipe) -> TrainState:
@@ -40,7 +45,8 @@ def init_state(arrays: Arrays, recipe: Recipe) -> TrainState:
     params, frozen = recipe.network.partition(arrays, recipe.config.freeze)
     zero = jnp.zeros([], jnp.int32)
     average = {name: array.copy() for name, array in params.items()} if recipe.config.train.average_decay else {}
-    return TrainState(zero, params, frozen, recipe.tx.init(params), average, zero, zero)
+    numbers = jax.tree.map(jnp.asarray, recipe.numbers)
+    return TrainState(zero, numbers, params, frozen, recipe.tx.init(params), average, zero, zero)
 
 
 def fresh_state(recipe: Recipe, arrays: Arrays) -> TrainState:
@@ -96,7 +102,9 @@ def restore_state(recipe: Recipe, folder: Path) -> TrainState:
     average = checkpoints.read_arrays(folder, "averaged", stored.averaged) if stored.averaged else {}
     params, frozen = recipe.network.partition(model, recipe.config.freeze)
     progress = checkpoints.read_arrays(folder, "progress", stored.progress)
-    return TrainState(params=params, frozen=frozen, average=average, **progress)
+    where = devices.state_sharding(recipe.mesh, recipe.numbers)
+    numbers = jax.jit(lambda: jax.tree.map(jnp.asarray, recipe.numbers), out_shardings=where)()
+    return TrainState(numbers=numbers, params=params, frozen=frozen, average=average, **progress)
 
 
 def store_state(state: TrainState, recipe: Recipe) -> checkpoints.Stored:

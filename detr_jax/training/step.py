@@ -17,9 +17,10 @@ from detr_jax.training.denoising import add_noise
 
 
 class TrainState(NamedTuple):
-    """Everything that a checkpoint must hold to go on bit for bit."""
+    """What a step changes; a checkpoint holds all of it to go on bit for bit."""
 
     step: jax.Array
+    numbers: optimizer.Hyperparameters  # of the settings: the only part that no checkpoint holds
     params: Arrays  # trained
     frozen: Arrays
     optimizer: optax.OptState
@@ -34,13 +35,18 @@ class TrainState(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a training step is made of; all of it is fixed when the step is compiled."""
+    """What a training step is made of; all but the ``numbers``, which start a state, is fixed when it is compiled."""
 
     config: Config
     network: Network
-    tx: optax.GradientTransformation
+    numbers: optimizer.Hyperparameters
     categories: Categories
     mesh: jax.sharding.Mesh | None = None
+
+    @property
+    def tx(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer."""
+        return optimizer.make_optimizer(self.config.optim.b2, self.config.optim.schedule)
 
     @property
     def class_loss(self) -> ClassLoss:
@@ -108,7 +114,7 @@ def compute_gradients(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[
     """
     config = recipe.config
     # 'rbg' is the hardware generator: cheaper than threefry, and dropout is asked for a dozen times a layer.
-    step_key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), state.step)
+    step_key = jax.random.fold_in(jax.random.key(state.numbers.seed, impl="rbg"), state.step)
     differentiate = jax.grad(batch_loss, has_aux=True)
 
     def of_part(part: Batch, index) -> tuple[Arrays, Sums]:
@@ -149,7 +155,7 @@ def name_figures(sums: Sums) -> dict[str, jax.Array]:
 @partial(jax.jit, static_argnames=("tx", "decay"))  # jitted separately so that it is traced once for all canvases
 def update_state(state: TrainState, grads: Arrays, finite: jax.Array, tx: optax.GradientTransformation, decay: float):
     """(parameters, optimizer's state, average) after a step; unchanged where it is not ``finite``."""
-    updates, opt_state = tx.update(grads, state.optimizer, state.params, finite=finite)
+    updates, opt_state = tx.update(grads, state.optimizer, state.params, numbers=state.numbers, finite=finite)
     params = jax.tree.map(lambda old, update: jnp.where(finite, old + update, old), state.params, updates)
     average = {
         name: jnp.where(finite, decay * old + (1 - decay) * params[name], old) for name, old in state.average.items()
@@ -176,6 +182,7 @@ def train_step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainSt
     metrics = {"loss": total, **name_figures(sums), "grad_norm": norm, "skipped": skipped, "broken_images": broken}
     new_state = TrainState(
         step=state.step + 1,
+        numbers=state.numbers,
         params=params,
         frozen=state.frozen,
         optimizer=opt_state,

@@ -26,13 +26,13 @@ def test_updates_equal_torchs(differences):
         {"params": [copies[name] for name in copies if name.startswith("backbone/")], "lr": OPTIM.lr_backbone},
     ]
     their_adamw = torch.optim.AdamW(groups, lr=OPTIM.lr, weight_decay=OPTIM.weight_decay)
-    tx = optimizer.make_optimizer(OPTIM, optimizer.make_schedule(OPTIM, total_steps=100, steps_per_epoch=100))
+    tx, numbers = optimizer.make_optimizer(OPTIM.b2, OPTIM.schedule), optimizer.make_hyperparameters(OPTIM)
     state = tx.init(params)
 
     @jax.jit
     def step(params, state, gradients):
         clipped, norm = optimizer.clip_by_norm(gradients, 0.1)
-        updates, state = tx.update(clipped, state, params)
+        updates, state = tx.update(clipped, state, params, numbers=numbers)
         return optax.apply_updates(params, updates), state, updates, norm
 
     for number in range(10):

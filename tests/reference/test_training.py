@@ -26,8 +26,7 @@ def start(built: peer.Peer, optim: OptimConfig = OPTIM) -> tuple[step.Recipe, st
     """The recipe, and the state before step 0."""
     classes = built.arrays["class_head/bias"].size - 1  # the last one is no object
     categories = Categories(tuple(range(classes)), tuple(map(str, range(classes))))
-    tx = optimizer.make_optimizer(optim, optimizer.make_schedule(optim, total_steps=100, steps_per_epoch=100))
-    recipe = step.Recipe(Config(seed=0, optim=optim), built.network, tx, categories)
+    recipe = step.Recipe(Config(optim=optim), built.network, optimizer.make_hyperparameters(optim), categories)
     return recipe, init_state({name: jax.numpy.asarray(array) for name, array in built.arrays.items()}, recipe)
 
 

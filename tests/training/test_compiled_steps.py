@@ -46,7 +46,7 @@ def steps(lines) -> CompiledSteps:
 @pytest.fixture
 def state() -> TrainState:
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, {}, {}, (), {}, zero, zero)
+    return TrainState(zero, (), {}, {}, (), {}, zero, zero)
 
 
 def take(steps: CompiledSteps, state: TrainState, bucket: Bucket) -> float:

@@ -195,8 +195,10 @@ class TrainConfig:
     epochs: int = setting(300, "Epochs to train.", least=1, length=True)
     steps: int = setting(0, "Steps to train; if not 0, instead of epochs.", least=0, length=True)
     minutes: float = setting(
-        0.0, "If not 0, instead of epochs and steps: as many steps as fit into so many minutes, with the evaluations "
-        "and the schedule. A few steps and images are timed to find out.", least=0
+        0.0,
+        "If not 0, instead of epochs and steps: as many steps as fit into so many minutes, with the evaluations "
+        "and the schedule. A few steps and images are timed to find out.",
+        least=0,
     )
     patience: int = setting(
         0, "Evaluations in a row without a higher AP after which the run ends; 0: never.", least=0, resumable=True
@@ -218,8 +220,11 @@ class TrainConfig:
         1, "Devices that share one copy of the parameters and the optimizer's state.", least=1, resumable=True
     )
     average_decay: float = setting(
-        0.0, "Decay of an exponential moving average of the parameters, which is then what is evaluated and used; each "
-        "evaluation says what the parameters themselves score. 0: none.", least=0, most=0.999999
+        0.0,
+        "Decay of an exponential moving average of the parameters, which is then what is evaluated and used; each "
+        "evaluation says what the parameters themselves score. 0: none.",
+        least=0,
+        most=0.999999,
     )
     log_every: int = setting(50, "Steps between two rows of the log; 0: every epoch.", least=0, resumable=True)
     checkpoint_every: int = setting(1000, "Steps between two checkpoints; 0: every epoch.", least=0, resumable=True)

@@ -23,16 +23,13 @@ from detr_jax import cli, devices, hosts, invocation, signals
 from detr_jax.batches.fitting import fit_to_images
 from detr_jax.batches.inputs import Reader, make_reader
 from detr_jax.batches.pipeline import Pipeline, to_device
-from detr_jax.batches.plan import TrainPlan, make_train_plan
+from detr_jax.batches.plan import TrainPlan, make_train_plan, padding_share
 from detr_jax.config import Config, DataConfig
 from detr_jax.config_check import check
 from detr_jax.config_forms import as_flags
 from detr_jax.crashes import after_loss
-from detr_jax.datasets import shapes
-from detr_jax.datasets.defects import DefectiveData
-from detr_jax.datasets.split import Split, open_split
-from detr_jax.datasets.user_folder import choose_name, prepare_folder
-from detr_jax.errors import UserError
+from detr_jax.datasets.split import Split
+from detr_jax.evaluation.symptoms import Course
 from detr_jax.hosts import Agreement
 from detr_jax.signals import Interrupted, StopSignals
 from detr_jax.training.broken_images import BrokenImages
@@ -44,10 +41,12 @@ from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
 from detr_jax.training.patience import Patience
 from detr_jax.training.skipped_steps import SkippedSteps
+from detr_jax.training.splits import open_data, prepare_data
 from detr_jax.training.state import make_recipe, restore_state, start_state, store_state
 from detr_jax.training.step import Recipe, TrainState
 from detr_jax.training.step_log import StepLog
 from detr_jax.training.time_budget import Times, describe_lengths, fit_to_minutes, keep_lengths, time_run
+from detr_jax.training.trackers import check_tracker
 from detr_jax.training.validation import Validation
 from detr_jax.training.watchdog import Watchdog
 from detr_jax.training.workdir import Workdir, compilation_cache, open_workdir
@@ -56,48 +55,6 @@ from detr_jax.weights.finding import newest_intact
 from detr_jax.weights.finding import steps as checkpoint_steps
 
 Enter = Callable[[contextlib.AbstractContextManager], Any]  # of an ExitStack
-EMBEDDED = "shapes"  # the dataset that is made on the spot
-
-
-def open_data(data: DataConfig) -> tuple[Split, Split]:
-    """The training and the validation split.
-
-    Raises UserError when they do not exist, do not go together, or hold nothing to learn.
-    """
-    if data.name == EMBEDDED and jax.process_index() == 0:
-        shapes.prepare(data.dir)
-    hosts.wait_for_hosts("data is there")
-    train_split = open_split(data.dir, data.name, data.train_split)
-    val_split = open_split(data.dir, data.name, data.val_split)
-    if train_split.categories != val_split.categories:
-        raise UserError(f"the splits {train_split.name} and {val_split.name} of {data.name} have different classes")
-    if not train_split.target_counts.any():
-        raise UserError(
-            f"no image of {data.name} {train_split.name} has an object to learn; "
-            f"look at it with python -m detr_jax.dataset stats --name={data.name} --data_dir={data.dir}"
-        )
-    return train_split, val_split
-
-
-def prepare_data(folder: str | os.PathLike, data: DataConfig) -> DataConfig:
-    """The settings of the dataset that a folder of photos and annotations holds; it is prepared unless it is already.
-
-    Raises UserError like ``prepare_folder``, and when the folder has changed since it was prepared.
-    """
-
-    def prepare() -> str:
-        name = choose_name(folder, data.dir)
-        try:
-            prepared = prepare_folder(folder, name, data.dir)
-        except DefectiveData as error:
-            print(*error.describe(), sep="\n")
-            raise
-        print(*prepared.describe(), sep="\n")
-        return name
-
-    name = hosts.from_first_host(prepare)
-    print(as_flags(f"--data is the dataset data.name={name} data.dir={data.dir}"), flush=True)
-    return dataclasses.replace(data, name=name)
 
 
 def find_start(workdir: Path, config: Config) -> tuple[int, Config]:
@@ -168,12 +125,14 @@ class Run:
 
         def poll() -> None:
             watch.expect("an image of the evaluation")
+            self.logbook.advance(step, "evaluating")
             if agree():
                 raise Interrupted
 
         if not self.saved.evaluated(step):
             with stop.waiting(raises=jax.process_count() == 1):
                 row = self.validation(state, step, poll)
+            self.logbook.advance(step)
             self.logbook.write(row)
             self.saved.record(step, row["coco_eval_bbox"][0])
             self.patience.add(step, row["coco_eval_bbox"][0])
@@ -205,7 +164,13 @@ def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.M
         calendar = make_calendar(config.train, plan.steps_per_epoch)
         recipe = make_recipe(config, train_split.categories, calendar, mesh)
         state, reports, digests = load_state(recipe, workdir / "checkpoints", 0)  # timing has used it up
-    logbook = enter(Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes))
+    course = Course(
+        calendar.total_steps, config.optim.lr, config.optim.warmup_steps, config.model.num_queries,
+        int(train_split.target_counts.max()), padding_share(plan),
+    )  # fmt: skip
+    logbook = enter(
+        Logbook(workdir, config, step=first_step, steps=calendar.total_steps, notes=validation.notes, course=course)
+    )
     steps.say = logbook.say
     for note in notes:
         logbook.say(as_flags(note))
@@ -246,6 +211,7 @@ def take_steps(run: Run, enter: Enter, stop: StopSignals, watch: Watchdog) -> bo
             watch.expect("a step")
             state, metrics = steps(state, batch, plan[step].bucket)
             step += 1
+            run.logbook.advance(step)
             log.add(step, metrics, waited)
             skipped.add(step, metrics)
             run.saved.check()
@@ -279,6 +245,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
     """
     began = time.monotonic()
     check(config)
+    check_tracker(config.train.tracker)
     mesh, place = devices.make_mesh(config.train.fsdp), open_workdir(workdir)
     devices.check_training(config.train, mesh)
     run, done, told = None, False, False

@@ -20,8 +20,8 @@ from PIL import Image
 
 from detr_jax.batches.inputs import make_reader
 from detr_jax.batches.pipeline import load_batch
-from detr_jax.batches.plan import make_train_plan
-from detr_jax.benchmarks import data, timing
+from detr_jax.batches.plan import make_train_plan, padding_share
+from detr_jax.benchmarks import timing
 from detr_jax.config import Config, DataConfig
 from detr_jax.datasets.split import open_split
 from detr_jax.heap import keep_memory
@@ -118,7 +118,7 @@ def run_loader(name: str, values: argparse.Namespace, parent) -> None:
     else:
         prepare = make_our_loader(split, batches, name)
     prepare()  # afterwards the files are in the page cache
-    parent.send((len(looks), data.padding_share(plan)))
+    parent.send((len(looks), padding_share(plan)))
     while parent.recv():
         begin = time.process_time()
         prepare()

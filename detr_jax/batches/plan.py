@@ -165,6 +165,13 @@ def make_evaluation_plan(data: DataConfig, images: ImageTable, batch_size: int) 
     return EvalPlan(images, augmentation.evaluation_settings(data), batch_size)
 
 
+def padding_share(plan: TrainPlan) -> float:
+    """The share of the pixels of an epoch's canvases, or of its first thousand, that is padding."""
+    epoch = [plan[step] for step in range(min(plan.steps_per_epoch, 1000))]
+    real = sum(int(planned.views.size.prod(axis=1, dtype=np.int64).sum()) for planned in epoch)
+    return 1 - real / sum(planned.bucket.area * len(planned.rows) for planned in epoch)
+
+
 def digest(batches: Iterable[PlannedBatch]) -> str:
     """Fingerprint of these batches: images, views and canvases. Equal digests train on equal data."""
     sha = hashlib.sha256()

@@ -7,7 +7,7 @@ import numpy as np
 from detr_jax.batches.fitting import fit_to_images
 from detr_jax.batches.inputs import ImageSource, Reader, make_reader, read_image
 from detr_jax.batches.pipeline import Pipeline, load_batch
-from detr_jax.batches.plan import PlannedBatch, TrainPlan, make_train_plan
+from detr_jax.batches.plan import PlannedBatch, make_train_plan, padding_share
 from detr_jax.benchmarks import timing
 from detr_jax.config import Config
 from detr_jax.datasets.split import Split
@@ -63,10 +63,3 @@ def time_stages(source: ImageSource, batches: list[PlannedBatch], reader: Reader
     }
     until = np.array([taken.median for taken in timing.time_in_turns(ways, rounds).values()])
     return dict(zip(ways, (np.diff(until, prepend=0.0) / len(views)).tolist(), strict=True))
-
-
-def padding_share(plan: TrainPlan) -> float:
-    """The share of the pixels of an epoch's canvases that is padding."""
-    epoch = [plan[step] for step in range(plan.steps_per_epoch)]
-    real = sum(int(planned.views.size.prod(axis=1, dtype=np.int64).sum()) for planned in epoch)
-    return 1 - real / sum(planned.bucket.area * len(planned.rows) for planned in epoch)

@@ -90,6 +90,31 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
+def class_curves(rows: list[dict], path: str | os.PathLike) -> None:
+    """Plots AP of each class over steps; of many classes, those that are best and worst in the end.
+
+    Nothing is drawn of a single class, or before there are two evaluations.
+    """
+    checks = [row for row in rows if row.get("AP_per_class")]
+    ranked = sorted(checks[-1]["AP_per_class"].items(), key=lambda item: -item[1]) if checks else []
+    if len(checks) < 2 or len(ranked) < 2:
+        return
+    half = MOST_CURVES // 2
+    chosen = ranked if len(ranked) <= MOST_CURVES else [*ranked[:half], *ranked[-half:]]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    panel = figure.subplots()
+    for i, (name, _) in enumerate(chosen):
+        points = np.array([(row["step"], row["AP_per_class"].get(name, np.nan)) for row in checks], float)
+        panel.plot(
+            *points.T, "-" if i < 10 else "--", marker="o" if len(checks) < 30 else "", markersize=3, label=str(i)
+        )
+    finish_panel(panel, "AP of each class" if len(chosen) == len(ranked) else "AP of the best and worst classes", False)
+    panel.set(xlabel="step", ylim=(0, None))
+    legend = panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    name_legend(legend, [f"{names.legible(name)}   {score:.3f}" for name, score in chosen])
+    save_figure(figure, path)
+
+
 def _with_ap(row: dict) -> dict:
     numbers = row.get("coco_eval_bbox") or ()
     known = {name: n for name, n in zip(("AP", "AP50", "AP75"), numbers, strict=False) if _is_number(n) and n >= 0}

@@ -6,7 +6,7 @@
     metrics.jsonl  one JSON object a row; a number that is not finite is null, for JSON has no NaN
     metrics.csv    the same rows as a table
     tb/            the same rows for TensorBoard
-    curves.png     the same rows as a picture
+    curves.png     the same rows as a picture; curves_per_class.png: AP of each class
 
 A training row has ``step``, ``loss`` and whatever else the step measures; an evaluation row has ``step``,
 ``coco_eval_bbox``, COCO's twelve numbers, and ``AP_per_class``, AP by the name of the class, which is in no table.
@@ -21,6 +21,7 @@ import errno
 import json
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -31,11 +32,14 @@ import numpy as np
 from tqdm import tqdm
 
 from detr_jax import files, invocation
-from detr_jax.config import Config
-from detr_jax.config_forms import to_dict
+from detr_jax.config import Config, settings
+from detr_jax.config_forms import as_flags, to_dict
 from detr_jax.evaluation import coco_eval, plots
 from detr_jax.evaluation.class_table import format_ends
+from detr_jax.evaluation.symptoms import Course, find_symptoms
 from detr_jax.training import run_record
+from detr_jax.training.log_rows import as_bar_text, as_columns, as_line, as_plain, compare_average
+from detr_jax.training.trackers import open_tracker
 
 try:
     import tensorboardX
@@ -44,7 +48,17 @@ except ImportError:  # only tb/ is missing then
 
 CURVES_EVERY = 30.0  # seconds at least between two curves.png, ...
 CURVES_SHARE = 0.02  # ... and so many that drawing takes at most this share of the time
-SHOWN = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "grad_norm", "lr", "images_per_second")
+LOOK_EVERY = 20  # rows between two looks for symptoms, besides evaluations
+    "loss",
+    "test_loss",
+    "loss_ce",
+    "loss_bbox",
+    "loss_giou",
+    "class_error",
+    "grad_norm",
+    "lr",
+    "images_per_second",
+)
 
 
 class Logbook:
@@ -58,6 +72,7 @@ class Logbook:
         step: int = 0,
         steps: int,
         notes: Sequence[str] = (),
+        course: Course | None = None,
         writes: bool | None = None,
         terminal: bool | None = None,
     ):
@@ -70,11 +85,13 @@ class Logbook:
                 checkpoint, are dropped, so that the files equal those of an unbroken run.
             steps: how many the run will have.
             notes: sentences for the beginning of train.log.
+            course: what is known of the run, to tell what looks wrong; None: nothing is told.
             writes: whether this process writes; by default only process 0 does.
             terminal: whether to show a progress bar; by default if standard error is a terminal.
         """
         self._writes = jax.process_index() == 0 if writes is None else writes
         self._rows: list[dict] = []
+        self._course, self._told = course, set()
         if not self._writes:
             return
         self._dir = Path(workdir)
@@ -86,7 +103,7 @@ class Logbook:
         self._rows = _read_rows(self._dir / "metrics.jsonl", last_step=step)
         _write_lines(self._dir / "metrics.jsonl", map(json.dumps, self._rows))
         self._jsonl = (self._dir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._columns = {column: None for row in self._rows for column in _flat(row)}  # a dict: an ordered set
+        self._columns = {column: None for row in self._rows for column in as_columns(row)}  # a dict: an ordered set
         self._csv = self._new_csv()
         self._log = (self._dir / "train.log").open("a", encoding="utf-8", errors="backslashreplace")
         if self._log.tell() and not (self._dir / "train.log").read_bytes().endswith(b"\n"):
@@ -95,6 +112,8 @@ class Logbook:
         if tensorboardX is not None:
             # purge_step hides what a killed run wrote after its last checkpoint
             self._tb = tensorboardX.SummaryWriter(str(self._dir / "tb"), purge_step=step + 1 if step else None)
+        flat_settings = {one.name: one.value for one in settings(config)}
+        self._tracker = open_tracker(config.train.tracker, self._dir, flat_settings, self.say)
         if terminal is None:
             terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True) if terminal else None
@@ -123,12 +142,12 @@ class Logbook:
         """Adds one row, with its ``step``, to every file. Values may be JAX or numpy scalars; they are fetched here."""
         if not self._writes:
             return
-        line = _line(row)
-        row = {key: _plain(value) for key, value in row.items()}
+        line = as_line(row)
+        row = {key: as_plain(value) for key, value in row.items()}
         self._rows.append(row)
         self._jsonl.write(json.dumps(row) + "\n")
         self._jsonl.flush()
-        flat = _flat(row)
+        flat = as_columns(row)
         if flat.keys() <= self._columns.keys():
             csv.DictWriter(self._csv, self._columns).writerow(flat)
             self._csv.flush()
@@ -140,18 +159,38 @@ class Logbook:
             for key, value in flat.items():
                 if key != "step" and isinstance(value, int | float):
                     self._tb.add_scalar(key, value, row["step"])
+        if self._tracker is not None:
+            numbers = {key: value for key, value in flat.items() if isinstance(value, int | float) and key != "step"}
+            self._tracker.write(row["step"], numbers)
         evaluation = "coco_eval_bbox" in row
         if self._bar is None:
             line += self._time_left(row["step"])
         else:
-            self._bar.n = row["step"]
-            self._bar.set_postfix_str(f"loss {row['loss']:.4g}" if row.get("loss") is not None else "", refresh=True)
+            self._bar.set_postfix_str(as_bar_text(row), refresh=True)
         self.say(line, echo=self._bar is None or evaluation)
         if row.get("AP_per_class"):
             self.say(f"step {row['step']}  {format_ends(row['AP_per_class'])}")
+        if row.get("coco_eval_bbox_plain"):
+            self.say(f"step {row['step']}  {compare_average(row)}")
+        if evaluation or len(self._rows) % LOOK_EVERY == 0:
+            self._tell_symptoms()
         pause = max(CURVES_EVERY, self._curves_took / CURVES_SHARE)
         if evaluation or time.monotonic() - self._curves_at > pause:
             self._draw_curves()
+
+    def advance(self, step: int, doing: str = "") -> None:
+        """Moves the progress bar, where there is one, to a step; ``doing`` says what is done besides training."""
+        if self._writes and self._bar is not None:
+            self._bar.set_description_str(doing, refresh=False)
+            if not self._bar.update(step - self._bar.n) and doing:
+                self._bar.refresh()
+
+    def _tell_symptoms(self) -> None:
+        """Says what looks wrong, each thing once."""
+        for symptom in find_symptoms(self._rows, self._course) if self._course else ():
+            if symptom.name not in self._told:
+                self._told.add(symptom.name)
+                self.say(as_flags(f"{symptom.name}: {symptom.text}"))
 
     def check(self) -> None:
         """Raises FileNotFoundError where the files were removed: what is written into them would be lost."""
@@ -174,7 +213,7 @@ class Logbook:
             return
         if self._is_there():
             self._draw_curves()
-        for file in (self._jsonl, self._csv, self._log, self._tb, self._bar):
+        for file in (self._tracker, self._jsonl, self._csv, self._log, self._tb, self._bar):
             if file is not None:
                 file.close()
 
@@ -184,6 +223,7 @@ class Logbook:
     def _draw_curves(self) -> None:
         begin = time.monotonic()
         plots.training_curves(self._rows, self._dir / "curves.png")
+        plots.class_curves(self._rows, self._dir / "curves_per_class.png")
         self._curves_at = time.monotonic()
         self._curves_took = self._curves_at - begin
 
@@ -193,7 +233,7 @@ class Logbook:
             table = csv.DictWriter(file, self._columns)
             if self._columns:
                 table.writeheader()
-            table.writerows(map(_flat, self._rows))
+            table.writerows(map(as_columns, self._rows))
         return (self._dir / "metrics.csv").open("a", newline="", encoding="utf-8")
 
     def _time_left(self, step: int) -> str:
@@ -210,37 +250,10 @@ class Logbook:
         self.close()
 
 
-def _plain(value):
-    """A value as JSON can hold it: null for what is not finite, float32 in the shortest text that names it."""
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        value = np.asarray(value)
-        value = float(str(value)) if value.dtype == np.float32 and value.ndim == 0 else value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _flat(row: dict) -> dict:
-    """The row without lists: COCO's twelve numbers become coco_eval_bbox/AP and so on."""
-    flat = {}
-    for key, value in row.items():
-        if key.startswith("coco_eval") and value is not None:
-            flat |= {f"{key}/{name}": number for name, number in zip(coco_eval.NAMES, value, strict=True)}
-        elif key != "AP_per_class":  # per_class.csv has it as a table
-            flat[key] = json.dumps(value) if isinstance(value, list | dict) else value
-    return flat
 
 
-def _line(row: dict) -> str:
-    """What a person reads of a row; a number that is not finite is shown as it is."""
-    words = [f"step {int(row['step'])}"]
-    if "epoch" in row:
-        words.append(f"epoch {float(row['epoch']):.2f}")
-    words += [f"{key} {float(row[key]):.4g}" for key in SHOWN if row.get(key) is not None]
-    if "coco_eval_bbox" in row:
-        numbers = zip(coco_eval.NAMES, row["coco_eval_bbox"], strict=True)
-        words += [f"{name} {number:.4f}" for name, number in numbers if name.startswith("AP")]
-    return "  ".join(words)
 
 
 def _read_rows(path: Path, last_step: int) -> list[dict]:

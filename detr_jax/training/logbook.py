@@ -19,22 +19,19 @@ import csv
 import datetime
 import errno
 import json
-import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from detr_jax import files, invocation
 from detr_jax.config import Config, settings
 from detr_jax.config_forms import as_flags, to_dict
-from detr_jax.evaluation import coco_eval, plots
+from detr_jax.evaluation import plots
 from detr_jax.evaluation.class_table import format_ends
 from detr_jax.evaluation.symptoms import Course, find_symptoms
 from detr_jax.training import run_record
@@ -49,16 +46,6 @@ except ImportError:  # only tb/ is missing then
 CURVES_EVERY = 30.0  # seconds at least between two curves.png, ...
 CURVES_SHARE = 0.02  # ... and so many that drawing takes at most this share of the time
 LOOK_EVERY = 20  # rows between two looks for symptoms, besides evaluations
-    "loss",
-    "test_loss",
-    "loss_ce",
-    "loss_bbox",
-    "loss_giou",
-    "class_error",
-    "grad_norm",
-    "lr",
-    "images_per_second",
-)
 
 
 class Logbook:
@@ -248,12 +235,6 @@ class Logbook:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-
-
-
-
 
 
 def _read_rows(path: Path, last_step: int) -> list[dict]:

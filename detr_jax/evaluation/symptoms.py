@@ -147,8 +147,9 @@ def _alike(log: Log) -> str:
     if spread is None or spread >= ALIKE or log.progress < 0.1:
         return ""
     return (
-        f"all queries say nearly the same: their boxes' centres differ by {spread:.3f} of an image's side; the "
-        f"learning rate is probably too high: try optim.lr={log.course.lr / 5:g} in a new workdir, and optim.clip_norm=0.1"
+        f"all queries say nearly the same: their boxes' centres differ by {spread:.3f} of an image's side; "
+        f"the learning rate is probably too high: try optim.lr={log.course.lr / 5:g} in a new workdir, and "
+        "optim.clip_norm=0.1"
     )
 
 

@@ -49,8 +49,9 @@ def as_line(row: dict) -> str:
 
 
 def as_bar_text(row: dict) -> str:
-    """The newest figures, for the progress bar."""
-    words = [f"{name} {row[key]:.4g}" for name, key in (("loss", "loss"), ("AP", "AP")) if row.get(key) is not None]
+    """The newest figures, for the progress bar, of a row or of several in one."""
+    words = [f"loss {row['loss']:.4g}"] if row.get("loss") is not None else []
+    words += [f"AP {row['coco_eval_bbox'][0]:.3f}"] if "coco_eval_bbox" in row else []
     if "images_per_second" in row:
         words += [f"{row['images_per_second']:.3g} images/s", f"waiting {row['data_wait']:.0%}"]
         words.append(f"{row.get('device_memory', _own_memory()) / 1e9:.1f} GB")

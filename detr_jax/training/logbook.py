@@ -78,7 +78,7 @@ class Logbook:
         """
         self._writes = jax.process_index() == 0 if writes is None else writes
         self._rows: list[dict] = []
-        self._course, self._told = course, set()
+        self._course, self._told, self._newest = course, set(), {}
         if not self._writes:
             return
         self._dir = Path(workdir)
@@ -153,7 +153,9 @@ class Logbook:
         if self._bar is None:
             line += self._time_left(row["step"])
         else:
-            self._bar.set_postfix_str(as_bar_text(row), refresh=True)
+            self._bar.n = row["step"]
+            self._newest |= row
+            self._bar.set_postfix_str(as_bar_text(self._newest), refresh=True)
         self.say(line, echo=self._bar is None or evaluation)
         if row.get("AP_per_class"):
             self.say(f"step {row['step']}  {format_ends(row['AP_per_class'])}")

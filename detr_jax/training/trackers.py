@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from detr_jax import files
 from detr_jax.errors import UserError
@@ -18,6 +18,7 @@ from detr_jax.errors import UserError
 PROJECT = "detr_jax"
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes the rows of a run."""
 

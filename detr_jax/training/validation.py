@@ -82,11 +82,9 @@ class Validation:
         found = self._detector.with_arrays(state.arrays).over(self._split, self._batch_size)
         times = [time.monotonic() for _ in itertools.islice(found, TIMED * self._batch_size)]
         found.close()
-        gaps = np.diff(times)
-        # The results of a batch come at once, one batch late; a gap may hold a compilation.
-        usual = gaps.sum() - gaps.max() if len(gaps) > self._batch_size else gaps.sum()
+        gaps = np.sort(np.diff(times))[:-1]  # the longest may hold a compilation
         passes = 2 if state.average else 1
-        return float(passes * usual * len(self._split) / max(len(gaps), 1)) + SCORING
+        return passes * float(gaps.sum()) / max(len(gaps), 1) * len(self._split) + SCORING
 
     def _detect(self, arrays: Arrays, poll: Callable[[], object]) -> _Found:
         """Runs the detector over the split."""

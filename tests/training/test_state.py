@@ -50,7 +50,7 @@ def trained(recipe) -> TrainState:
         values = rng.integers(1, 100, shape.shape) if whole else rng.normal(size=shape.shape)
         return jax.device_put(np.asarray(values, shape.dtype), shape.sharding)
 
-    return jax.tree.map(noise, state_shapes(recipe))
+    return jax.tree.map(noise, state_shapes(recipe))._replace(numbers=jax.tree.map(jnp.asarray, recipe.numbers))
 
 
 @pytest.fixture(scope="module")

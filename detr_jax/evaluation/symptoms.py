@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-LEARNED = 0.05  # AP from which a detector has learned something
+LEARNED = 0.05  # AP from which a detector has learned something, ...
+LEARNED_WELL = 0.15  # ... and from which it should know every class
 FEWEST = 10  # rows of training that tell something
 FLAT = 0.97  # of the loss at the beginning: above it nothing was learned
 RISEN = 1.2  # times the lowest loss
@@ -175,7 +176,7 @@ def _overfit(log: Log) -> str:
 def _unseen_classes(log: Log) -> str:
     scores = (log.checks[-1].get("AP_per_class") or {}) if log.checks else {}
     unseen = [name for name, value in scores.items() if value < 0.005]
-    if not unseen or len(scores) < 2 or log.progress < 0.5 or log.aps[-1] < LEARNED:
+    if not unseen or len(scores) < 2 or log.progress < 0.5 or log.aps[-1] < LEARNED_WELL:
         return ""
     named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
     return (

@@ -62,8 +62,11 @@ def time_steps(
         seconds.append((time.monotonic() - began) / sum(areas) * usual)
         enough = SHARE / 2 * 60 * recipe.config.train.minutes / seconds[0]
         count = hosts.from_first_host(lambda enough=enough: max(FEWEST, min(MOST, int(enough))))
-    views = FIRST_VIEWS * len(split.image_ids) / plan.batch_size if recipe.config.train.cache_features else 0
-    return seconds[2], max(seconds[0] - seconds[2], 0.0) * max(views - count, 0.0)
+    new = count - FEWEST  # steps of the second pass whose features had to be computed
+    if not recipe.config.train.cache_features or not new:
+        return seconds[2], 0.0
+    views = FIRST_VIEWS * len(split.image_ids) / plan.batch_size
+    return seconds[2], max(seconds[1] - seconds[2], 0.0) * count / new * max(views - count, 0.0)
 
 
 def time_run(

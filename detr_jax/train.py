@@ -38,6 +38,7 @@ from detr_jax.training.broken_images import BrokenImages
 from detr_jax.training.calendar import Calendar, make_calendar
 from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets, largest_bucket
 from detr_jax.training.disk import explain_disk_faults
+from detr_jax.training.final_report import write_final_report
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
@@ -302,6 +303,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
             run.saved.wait()
             place.settle()
         if done:
+            write_final_report(place, run.logbook.say)
             run.logbook.say(f"done: see {place.name}/curves.png, samples/ and eval/")
         else:
             say_farewell("as asked")

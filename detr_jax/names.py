@@ -34,7 +34,9 @@ def single_line(text: str) -> str:
     """
     if len(text) > HEAD + TAIL:
         text = f"{text[:HEAD]}…{text[-TAIL:]}"
-    return "".join(one if one.isprintable() or one in JOINERS else one.encode("unicode_escape").decode() for one in text)
+    return "".join(
+        one if one.isprintable() or one in JOINERS else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from detr_jax.structures import Categories
 MOST_BYTES = 60_000_000  # of an annotation file that is read only to count the objects of each class
 
 
+@runtime_checkable
 class StoredSplit(Protocol):
     """What is asked of a split: that of ``detr_jax.datasets``, or anything alike."""
 
@@ -32,6 +33,7 @@ class StoredSplit(Protocol):
     def ground_truth(self) -> dict: ...  # in COCO's format
 
 
+@runtime_checkable
 class SplitOpener(Protocol):
     """How a split of a prepared dataset is opened. Raises UserError where it is not there."""
 

@@ -40,16 +40,16 @@ class Evaluation(NamedTuple):
     """COCO's twelve numbers after a step; -1 for what does not exist."""
 
     step: int
-    numbers: list[float]
-    by_class: dict[str, float]  # AP of the classes that have objects
+    numbers: list[float | int]
+    by_class: dict[str, float | int]  # AP of the classes that have objects
 
     @property
-    def AP(self) -> float:
+    def AP(self) -> float | int:
         """The first of the numbers."""
         return self.numbers[0]
 
     @property
-    def AP50(self) -> float:
+    def AP50(self) -> float | int:
         """The second."""
         return self.numbers[1]
 
@@ -155,9 +155,7 @@ def read_class_metrics(path: Path) -> list[ClassMetrics]:
 def _evaluation(row: dict[str, Any]) -> Evaluation:
     by_class = row.get("AP_per_class")
     by_class = by_class if isinstance(by_class, dict) else {}
-    return Evaluation(
-        row["step"], row["coco_eval_bbox"], {name: AP for name, AP in by_class.items() if is_finite(AP)}
-    )
+    return Evaluation(row["step"], row["coco_eval_bbox"], {name: AP for name, AP in by_class.items() if is_finite(AP)})
 
 
 def _read_config(path: Path, notes: list[str]) -> Config | None:
@@ -227,6 +225,4 @@ def _session_of(start: dict[str, Any]) -> Session:
     with contextlib.suppress(TypeError, ValueError):
         begin = datetime.datetime.fromisoformat(start["time"]).replace(tzinfo=None)
     step = start.get("step")
-    return Session(
-        step if isinstance(step, int) else 0, None, str(start.get("command", "")), begin, None, "", start
-    )
+    return Session(step if isinstance(step, int) else 0, None, str(start.get("command", "")), begin, None, "", start)

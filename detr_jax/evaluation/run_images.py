@@ -26,7 +26,9 @@ MEASURE = (
     "counts from the score threshold of its class, and is right when it overlaps an object of its class by half (IoU "
     "0.5) that no better one has found."
 )
-LEGEND = "Left the annotations in green; right the detections, correct in blue, wrong in red, and missed objects in orange."
+LEGEND = (
+    "Left the annotations in green; right the detections, correct in blue, wrong in red, and missed objects in orange."
+)
 
 
 class ImageScore(NamedTuple):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from detr_jax import files
 from detr_jax.evaluation.run_files import RunFiles
 
-SPECIAL = re.compile(r"[\\`*_{}\[\]#|$~]")  # what Markdown, its tables and its formulas take for markup
+SPECIAL = re.compile(r"[\\`*\[\]|$~]|(?<!\w)[_#]|_(?!\w)")  # what Markdown, tables and formulas take for markup
 CLASS_COLUMNS = ("AP", "AP50", "AR100", "objects", "detections", "trained")
 CLASS_TITLES = ("class", "AP", "AP50", "AR", "objects", "detections", "objects in training")
 EVALUATION_COLUMNS = ("AP", "AP50", "AP75", "AR100")
@@ -55,7 +55,7 @@ def _figures(told: dict[str, Any]) -> list[str]:
     figures = told["figures"]
     if not figures:
         return []
-    rows = [(name, _number(figures[name]), meaning) for name, meaning in told["meanings"].items()]
+    rows = [(name.removesuffix("100"), _number(figures[name]), text) for name, text in told["meanings"].items()]
     more = ", ".join(f"{name} {_number(value)}" for name, value in figures.items() if name not in told["meanings"])
     return [
         f"## Result at step {told['best_step']:,}",
@@ -70,7 +70,7 @@ def _pictures(told: dict[str, Any], run: RunFiles, folder: Path) -> list[str]:
     lines = []
     sample = run.find_sample()
     if sample:
-        lines += ["## Samples", "", "Validation images: annotations left, detections right.", ""]
+        lines += ["## Samples", "", "Validation images at the last evaluation: annotations left, detections right.", ""]
         lines += [_picture("Validation images with annotations and detections", sample, folder), ""]
     if (run.folder / "curves.png").is_file():
         lines += ["## Curves", "", _picture("Curves of the training", run.folder / "curves.png", folder), ""]
@@ -125,7 +125,7 @@ def _settings(told: dict[str, Any]) -> list[str]:
 def _loaded(told: dict[str, Any]) -> list[str]:
     lines = ["## What was loaded", ""]
     if not told["loaded"] and not told["weights"]:
-        return [*lines, "Nothing that the log tells of: the weights were random at the start."]
+        return [*lines, escape(told["nothing_loaded"])]
     for text in told["loaded"]:
         lines += [*_code(text), ""]
     return [*lines, *_table(("file", "sha256"), told["weights"])] if told["weights"] else lines[:-1]
@@ -173,7 +173,7 @@ def _picture(words: str, path: Path, folder: Path) -> str:
     return f"![{words}]({quote(Path(os.path.relpath(path, folder)).as_posix())})"
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     """A figure, or a count; what does not exist is a dash."""
     if value < 0:
         return "-"

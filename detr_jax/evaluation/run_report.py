@@ -27,6 +27,7 @@ from detr_jax.images.decoding import Limits
 
 FOLDER = "report"  # of the pictures, beside REPORT.md
 POINTS = 240  # of a curve
+WIDE = 3  # how many times the least value the largest one is where an axis is logarithmic
 SAMPLE = 0  # number of the picture of samples in the page; those of single images follow
 
 
@@ -115,6 +116,7 @@ def tell(run: RunFiles, data: RunData, errors: Analysis | None, name: str) -> di
         "changed": _list_changed(run.config) if run.config else [],
         "settings": [[one.name, _shown(one.value)] for one in settings(run.config)] if run.config else [],
         "loaded": run.loaded,
+        "nothing_loaded": run_summary.describe_nothing_loaded(run),
         "weights": _list_weights(run),
         "starts": [_describe_start(run, place) for place in range(len(run.sessions))],
         "machine": _describe_machine(run),
@@ -143,8 +145,9 @@ def draw_panels_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 thinned = [[float(f"{value:.5g}") for value in point] for point in _thin(points).tolist()]
                 lines.append({"name": key, "points": thinned})
         if lines:
-            positive = all(value > 0 for line in lines for _, value in line["points"])
-            panels.append({"title": title, "logarithmic": title in LOGARITHMIC and positive, "lines": lines})
+            values = [value for line in lines for _, value in line["points"]]
+            wide = min(values) > 0 and max(values) > WIDE * min(values)
+            panels.append({"title": title, "logarithmic": title in LOGARITHMIC and wide, "lines": lines})
     return panels
 
 
@@ -232,7 +235,7 @@ def _describe_start(run: RunFiles, place: int) -> dict[str, Any]:
         "to": max(until, session.step),
         "duration": run_summary.describe_duration(session.seconds),
         "host": str(session.record.get("host", "unknown")),
-        "devices": run_summary.describe_devices([session]),
+        "devices": run_summary.describe_hardware([session]),
         "ended": _ending(session, place + 1 == len(run.sessions) and run.is_finished),
         "command": session.command,
     }
@@ -247,7 +250,7 @@ def _ending(session: Session, finished: bool) -> str:
 def _describe_machine(run: RunFiles) -> list[list[str]]:
     """Hardware, speed and versions, of the last start."""
     record = run.sessions[-1].record if run.sessions else {}
-    rows = [["devices", run_summary.describe_devices(run.sessions[-1:])]]
+    rows = [["devices", run_summary.describe_hardware(run.sessions[-1:])]]
     if "host" in record:
         rows.append(["host", str(record["host"])])
     speeds = [row["images_per_second"] for row in run.rows if is_finite(row.get("images_per_second"))]
@@ -263,5 +266,3 @@ def _describe_machine(run: RunFiles) -> list[list[str]]:
     if record.get("git"):
         rows.append(["commit of detr_jax", str(record["git"])])
     return rows
-
-

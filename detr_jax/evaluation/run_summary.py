@@ -63,6 +63,13 @@ def _beginning(run: RunFiles) -> str:
     return "random weights" if run.config else "weights that are not known"
 
 
+def describe_nothing_loaded(run: RunFiles) -> str:
+    """What to say where the log tells of no weights."""
+    if run.config and not run.config.init_from and not run.config.model.backbone_weights:
+        return "Nothing: the weights were random at the start."
+    return f"The log does not tell. By the settings the run began with {_beginning(run)}."
+
+
 def _how_good(run: RunFiles, data: RunData) -> str:
     best = run.best
     if best is None:
@@ -91,10 +98,10 @@ def _effort(run: RunFiles) -> str:
     words = f"This took {describe_duration(run.seconds)}" if run.seconds else "How long it took is not known;"
     if len(run.sessions) > 1:
         words += f" in {len(run.sessions)} starts"
-    return f"{words} on {describe_devices(run.sessions[-1:])}."
+    return f"{words} on {describe_hardware(run.sessions[-1:])}."
 
 
-def describe_devices(sessions: list[Session]) -> str:
+def describe_hardware(sessions: list[Session]) -> str:
     """The devices of a start, equal ones counted."""
     record = sessions[0].record if sessions else {}
     devices = record.get("devices")
@@ -119,7 +126,7 @@ def describe_end(run: RunFiles) -> str:
     return f"The training is not finished: {done} are logged. It is still running, or it ended unexpectedly."
 
 
-def describe_duration(seconds: float | None) -> str:
+def describe_duration(seconds: float | int | None) -> str:
     """``40 seconds``, ``13 minutes``, ``2 h 5 min``, ``3 days 4 h``."""
     if seconds is None:
         return "an unknown time"
@@ -188,9 +195,9 @@ def describe_troubles(run: RunFiles) -> list[str]:
     said = []
     for key, what in (("skipped", "step"), ("broken_images", "training image")):
         number = sum(int(row[key]) for row in run.rows if is_finite(row.get(key)))
-        why = "its gradient was not finite" if key == "skipped" else "it could not be decoded"
+        why = "the gradient was not finite" if key == "skipped" else "decoding failed"
         if number:
-            said.append(f"{count(number, what)} {'was' if number == 1 else 'were'} left out because {why}.")
+            said.append(f"{count(number, what)} {'was' if number == 1 else 'were'} left out: {why}.")
     broken = [row["broken_validation_images"] for row in run.rows if is_finite(row.get("broken_validation_images"))]
     if broken:
         said.append(f"{count(int(broken[-1]), 'validation image')} could not be decoded and count as not detected.")

@@ -59,7 +59,7 @@ def python_snippet(name: str, threshold: float | None) -> str:
 
 def _go_on(run: RunFiles, name: str) -> list[Usage]:
     """How to continue a run that is not finished, or to train longer."""
-    words = shlex.split(run.sessions[-1].command) if run.sessions else []
+    words = _split(run.sessions[-1].command) if run.sessions else []
     if not run.is_finished:
         return [Usage("Continue the training", shlex.join(words))] if words else []
     if not run.config or not _is_training(words):
@@ -80,6 +80,14 @@ def _go_on(run: RunFiles, name: str) -> list[Usage]:
 def _longer(config: Config) -> str:
     train = config.train
     return as_flags(f"train.steps={2 * train.steps}" if train.steps else f"train.epochs={2 * train.epochs}")
+
+
+def _split(command: str) -> list[str]:
+    """The words of a command line; none where it is cut off."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
 
 
 def _is_training(words: list[str]) -> bool:

@@ -234,7 +234,7 @@ function showRecord(data) {
   if (data.weights.length) {
     rows.push(element("dl", { class: "facts card below" }, facts(data.weights.map(([file, digest]) => [file, `sha256 ${digest}`]))));
   }
-  find("#loaded").append(...(rows.length ? rows : [element("p", {}, "Nothing that the log tells of: the weights were random at the start.")]));
+  find("#loaded").append(...(rows.length ? rows : [element("p", {}, data.nothing_loaded)]));
   find("#machine").append(...facts(data.machine));
   find("#starts").hidden = !data.starts.length;
   if (!data.starts.length) return;

@@ -5,8 +5,8 @@ import pytest
 from detr_jax.evaluation.run_data import RunData
 from detr_jax.evaluation.run_files import RunFiles, Session
 from detr_jax.evaluation.run_summary import (
-    describe_hardware,
     describe_duration,
+    describe_hardware,
     describe_progress,
     describe_troubles,
     summarise_run,

@@ -27,12 +27,12 @@ def legible(text: str) -> str:
     return "".join(map(_show, text))
 
 
-def single_line(text: str) -> str:
-    """The text on one line of moderate length, for files that are read as text: every script stays as it is.
+def single_line(text: str, shorten: bool = True) -> str:
+    """The text on one line, by default of moderate length, for files that are read as text: any script stays as it is.
 
     What cannot be seen is written as its code: a line break, a change of direction, half a surrogate pair.
     """
-    if len(text) > HEAD + TAIL:
+    if shorten and len(text) > HEAD + TAIL:
         text = f"{text[:HEAD]}…{text[-TAIL:]}"
     return "".join(
         one if one.isprintable() or one in JOINERS else one.encode("unicode_escape").decode() for one in text

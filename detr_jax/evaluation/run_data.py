@@ -12,7 +12,7 @@ from detr_jax.config import DataConfig
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 
-MOST_BYTES = 60_000_000  # of an annotation file that is read only to count the objects of each class
+MOST_BYTES = 30_000_000  # of an annotation file that is read only to count the objects of each class
 
 
 @runtime_checkable
@@ -65,11 +65,15 @@ def read_run_data(data: DataConfig | None, open_split: SplitOpener) -> RunData:
     train, val = (_open(open_split, data, split, notes) for split in (data.train_split, data.val_split))
     truth = _read_truth(val, notes) if val else None
     trained = None
-    if train and train.annotations_path.stat().st_size <= MOST_BYTES:
+    if train and _is_small(train.annotations_path):
         same = truth is not None and data.train_split == data.val_split
         rows = (truth if same else _read_truth(train, notes) or {}).get("annotations", [])
         trained = dict(Counter(row["category_id"] for row in rows if not row.get("iscrowd"))) if rows else None
     return RunData(train, val, truth, trained, list(dict.fromkeys(notes)))
+
+
+def _is_small(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= MOST_BYTES
 
 
 def _open(open_split: SplitOpener, data: DataConfig, split: str, notes: list[str]) -> StoredSplit | None:

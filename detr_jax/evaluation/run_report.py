@@ -186,7 +186,7 @@ def _describe_data(run: RunFiles, data: RunData) -> list[list[str]]:
     if run.config is None:
         return []
     own = run.config.data
-    rows = [["dataset", f"{names.single_line(own.name)} in {names.single_line(own.dir)}"]]
+    rows = [["dataset", names.single_line(f"{own.name} in {own.dir}", shorten=False)]]
     if split := data.train or data.val:
         rows.append([f"{len(split.categories.names)} classes", list_names(split.categories.names, 40)])
     for what, split, opened in (
@@ -202,7 +202,12 @@ def _list_changed(config: Config) -> list[dict[str, str]]:
     """The settings that are not the published recipe's."""
     pairs = zip(settings(config), settings(Config()), strict=True)
     return [
-        {"name": one.name, "value": _shown(one.value), "default": _shown(usual.value), "meaning": one.rule.meaning}
+        {
+            "name": one.name,
+            "value": _shown(one.value),
+            "default": _shown(usual.value),
+            "meaning": one.rule.meaning.replace("`", ""),
+        }
         for one, usual in pairs
         if one.value != usual.value
     ]
@@ -213,8 +218,8 @@ def _shown(value: Any) -> str:
     if value in (None, "", ()):
         return "none"
     if isinstance(value, tuple):
-        return ", ".join(str(tuple(one)) if isinstance(one, tuple) else str(one) for one in value)
-    return names.single_line(value) if isinstance(value, str) else str(value)
+        value = ", ".join(str(tuple(one)) if isinstance(one, tuple) else str(one) for one in value)
+    return names.single_line(str(value), shorten=False)
 
 
 def _list_weights(run: RunFiles) -> list[list[str]]:
@@ -223,7 +228,7 @@ def _list_weights(run: RunFiles) -> list[list[str]]:
     for session in run.sessions:
         digests = session.record.get("weights_sha256")
         known |= digests if isinstance(digests, dict) else {}
-    return [[names.single_line(path), str(digest)] for path, digest in known.items()]
+    return [[names.single_line(path, shorten=False), str(digest)] for path, digest in known.items()]
 
 
 def _describe_start(run: RunFiles, place: int) -> dict[str, Any]:

@@ -43,10 +43,9 @@ def _what(run: RunFiles, data: RunData) -> str:
         known = split.categories.names
         what = f"A detector of {count(len(known), 'class', 'classes')} ({list_names(known)})"
     words = f"{what} was trained"
-    if data.train:
-        words += f" on {count(len(data.train), 'image')}"
+    images = f"{count(len(data.train), 'image')} of " if data.train else ""
     if run.config:
-        words += f" of {names.single_line(run.config.data.name)}"
+        words += f" on {images}{names.single_line(run.config.data.name)}"
     words += f" for {count(run.last_step, 'step')}"
     if epochs := [row["epoch"] for row in run.rows if is_finite(row.get("epoch"))]:
         words += f" ({epochs[-1]:.3g} {'epoch' if epochs[-1] == 1 else 'epochs'})"

@@ -2,9 +2,6 @@
 
 import json
 import re
-from pathlib import Path
-
-import pytest
 
 from detr_jax.training import final_report
 from detr_jax.training.workdir import LocalWorkdir
@@ -36,12 +33,3 @@ def test_a_fault_of_the_report_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(final_report, "write_run_report", fail)
     final_report.write_final_report(place, said.append)
     assert "(MemoryError)" in said[1]
-
-
-@pytest.mark.parametrize("output", [None, "elsewhere"])
-def test_a_person_writes_it_again(programs, tmp_path, output):
-    where = [f"--output={tmp_path / output}"] if output else []
-    (done,) = programs.run_all("analyze", [["run", f"--workdir={programs.trained}", *where]])
-    page = Path(tmp_path / output if output else programs.trained) / "report.html"
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "A detector of 3 classes" in done.stdout and f"open {page} in a browser" in done.stdout and page.is_file()

@@ -3,11 +3,12 @@
     python -m detr_jax.analyze errors --annotations=FILE --predictions=FILE --output=DIR    (or --workdir=RUN)
     python -m detr_jax.analyze compare --annotations=FILE --predictions a=FILE b=FILE --output=DIR
     python -m detr_jax.analyze curves --workdir=A --workdir=B --output=DIR
+    python -m detr_jax.analyze run --workdir=RUN
 
 ``errors`` prints what to do about the errors, and writes a page (report.html), errors.json, tables, pictures, a
 threshold for each class and a calibration table. ``compare`` sets detectors side by side, with confidence intervals,
 and writes compare.json, compare.md, tables and pictures. ``curves`` draws the losses and scores of several trainings
-over each other.
+over each other. ``run`` writes the report on one training, which ``train`` writes at its end.
 """
 
 import json
@@ -31,6 +32,7 @@ from detr_jax.evaluation import (
     overlay,
     protocol,
     report,
+    run_report,
     verdicts,
 )
 from detr_jax.evaluation.compare import Comparison
@@ -48,6 +50,7 @@ from detr_jax.evaluation.run_logs import read_runs
 from detr_jax.evaluation.side_by_side import draw_differences
 from detr_jax.evaluation.tide import MEANINGS
 from detr_jax.evaluation.translation import read_classes
+from detr_jax.remote import is_remote
 from detr_jax.structures import Categories
 
 FEWEST_DRAWS, MOST_DRAWS = 50, 20_000
@@ -237,7 +240,26 @@ def overlay_curves(more: list[str]) -> None:
     print(f"see {output}: curves.png, curves.csv, curves.json")
 
 
-VERBS = {"errors": find_errors, "compare": compare_detectors, "curves": overlay_curves}
+def report_run(more: list[str]) -> None:
+    """Writes report.html and REPORT.md on a training, finished or not: figures, curves, images, settings, commands."""
+    args = flags.FLAGS
+    cli.refuse_words(more)
+    if len(args.workdir) != 1:
+        raise UserError(f"run takes one --workdir=RUN, not {len(args.workdir)}")
+    name = args.workdir[0]
+    if is_remote(name):
+        raise UserError(f"--workdir={name} is a URL, and its report is there when the run is done; else copy it here")
+    workdir = Path(name).expanduser()
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={name} is no folder; pass the workdir of a training")
+    written = run_report.write_run_report(workdir, open_split, name, output_folder() if args.output else None)
+    for note in written.notes:
+        print(f"note: {note}")
+    print(" ".join(written.summary))
+    print(f"open {written.page} in a browser; {written.page.with_name('REPORT.md')} says the same")
+
+
+VERBS = {"errors": find_errors, "compare": compare_detectors, "curves": overlay_curves, "run": report_run}
 
 
 def main(argv: list[str]) -> None:
@@ -268,10 +290,11 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "workdir",
         [],
-        "errors: a run, whose newest evaluation is taken. curves: a run, or a log of another program; may be repeated.",
+        "errors: a run, whose newest evaluation is taken. curves: a run, or a log of another program; may be repeated. "
+        "run: the run.",
     )
     flags.DEFINE_enum("x", None, AXES, "curves: over what they are drawn; by default what the runs have in common.")
-    define("output", None, "Folder for what is found.")
+    define("output", None, "errors, compare, curves: folder for what is found. run: folder, by default the run's own.")
     define(
         "categories", None, "errors, compare: classes that the ids of the results mean: a COCO file, or the word coco."
     )

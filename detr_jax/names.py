@@ -27,6 +27,18 @@ def legible(text: str) -> str:
     return "".join(map(_show, text))
 
 
+def single_line(text: str, shorten: bool = True) -> str:
+    """The text on one line, by default of moderate length, for files that are read as text: any script stays as it is.
+
+    What cannot be seen is written as its code: a line break, a change of direction, half a surrogate pair.
+    """
+    if shorten and len(text) > HEAD + TAIL:
+        text = f"{text[:HEAD]}…{text[-TAIL:]}"
+    return "".join(
+        one if one.isprintable() or one in JOINERS else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font for a text that is ``legible``."""
     return ImageFont.load_default(size) if text.isascii() else ImageFont.truetype(FONT, size)

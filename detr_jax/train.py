@@ -36,6 +36,7 @@ from detr_jax.training.broken_images import BrokenImages
 from detr_jax.training.calendar import Calendar, make_calendar
 from detr_jax.training.compiled_steps import CompiledSteps, StepLowering, coming_buckets, largest_bucket
 from detr_jax.training.disk import explain_disk_faults
+from detr_jax.training.final_report import write_final_report
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
@@ -290,7 +291,8 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
         if done:
             if run.patience.over:
                 run.logbook.say(run.patience.describe())
-            run.logbook.say(f"done: see {place.name}/curves.png, samples/ and eval/")
+            write_final_report(place, run.logbook.say)
+            run.logbook.say(f"done: see {place.name}/report.html, curves.png, samples/ and eval/")
         else:
             say_farewell("as asked")
         with stop.waiting(raises=False):  # a thread that hangs in a read does not hold up the end

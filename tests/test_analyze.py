@@ -50,6 +50,11 @@ def answers(programs, folder):
         "of a run": ["errors", f"--workdir={programs.trained}", f"--output={folder / 'of a run'}"],
         "of no run": ["errors", f"--workdir={folder}", f"--output={folder / 'never'}"],
         "run and files": [*flags("dt.json", "never"), f"--workdir={programs.trained}"],
+        "report": ["run", f"--workdir={programs.trained}", f"--output={folder / 'told'}"],
+        "report of nothing": ["run"],
+        "report of no folder": ["run", f"--workdir={folder / 'never'}"],
+        "report of no run": ["run", f"--workdir={folder}"],
+        "report of a URL": ["run", "--workdir=gs://bucket/run"],
         "no photos": versus("never", f"{folder / 'dt.json'}", "--images=nowhere"),
     }
     return dict(zip(commands, programs.run_all("analyze", list(commands.values())), strict=True))
@@ -105,7 +110,18 @@ def test_the_newest_evaluation_of_a_run_is_analysed(answers, folder):
     assert json.loads((folder / "of a run/errors.json").read_text())["images"] == 4
 
 
+def test_the_report_on_a_training_is_written_elsewhere(answers, folder):
+    done = answers["report"]
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "A detector of 3 classes (circle, rectangle, triangle) was trained on 12 images of tiny" in done.stdout
+    assert {path.name for path in (folder / "told").iterdir()} == {"report.html", "REPORT.md", "report"}
+
+
 MISTAKES = {
+    "report of nothing": ["run takes one --workdir=RUN, not 0"],
+    "report of no folder": ["never is no folder"],
+    "report of no run": ["holds neither config.json nor metrics.jsonl"],
+    "report of a URL": ["--workdir=gs://bucket/run is a URL"],
     "other rules": ["compare follows COCO's own rules; leave out --iou"],
     "of no run": ["holds no eval/<step>/predictions.json"],
     "run and files": ["errors takes one --workdir, or --annotations and --predictions"],

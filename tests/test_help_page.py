@@ -19,7 +19,7 @@ from tests.programs import REPOSITORY
 
 VERBS = {
     "dataset": ("prepare", "check", "convert", "show", "stats", "shapes"),
-    "analyze": ("errors", "compare", "curves"),
+    "analyze": ("errors", "compare", "curves", "run"),
     "benchmark": ("agree", "step", "fits", "infer", "match", "data", "eval"),
 }
 PAGES = [(program, "") for program in PROGRAMS] + [

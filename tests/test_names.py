@@ -65,3 +65,9 @@ def test_names_are_written_in_utf8_whatever_the_locale(tmp_path):
     table = (tmp_path / "per_class.csv").read_text(encoding="utf-8")
     rows = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["classes"]
     assert "猫" in table and [row["name"] for row in rows] == ODD
+
+
+def test_a_line_of_a_text_file_shows_what_cannot_be_seen():
+    wanted = {"猫 größe $5": "猫 größe $5", "a\nb\0": "a\\nb\\x00", "\ud800": "\\ud800", "ab\u202ecd": "ab\\u202ecd"}
+    assert {name: names.single_line(name) for name in wanted} == wanted
+    assert len(names.single_line("x" * 5000)) < 60 and len(names.single_line("x" * 5000, shorten=False)) == 5000

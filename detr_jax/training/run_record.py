@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -36,6 +37,7 @@ def describe_start(step: int) -> dict:
         "host": platform.node(),
         "hosts": jax.process_count(),
         "devices": describe_devices(),
+        "cpu_cores": os.cpu_count(),
         "weights_sha256": {},
     }
 

@@ -56,16 +56,13 @@ function showSummary({ data, images }) {
   const { source } = data;
   find("#source").textContent = `${source.predictions} against ${source.annotations}: ${plural(data.images, "image")}, ` +
     `${plural(data.objects, "object")}, ${plural(data.detections, "detection")}`;
-  const tile = ([value, name]) => element("div", { class: "tile" }, element("b", {}, value), element("span", {}, name));
   const best = data.best_f1;
   find("#headline").append(...[
     [figure(data.AP), "AP"], [figure(data.AP50), "AP50"], [figure(data.AP75), "AP75"],
     [figure(best?.f1), best ? `best F1, at threshold ${best.threshold.toFixed(2)}` : "best F1"],
     [figure(data.oLRP), "oLRP, lower is better"], [figure(data.calibration["D-ECE"]), "D-ECE, lower is better"],
-  ].map(tile));
-  const names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small",
-    "AR_medium", "AR_large"];
-  find("#twelve").append(...names.map((name) => tile([figure(data[name]), name.replace("_", " ")])));
+  ].map(([value, name]) => tile(value, name)));
+  find("#twelve").append(...cocoTiles(data));
   find("#notes").append(...data.notes.map((text) => element("p", { class: "note small" }, text)));
   const most = Math.max(...Object.values(data.tide), 1);
   find("#costs-text").textContent = `What AP50 (now ${(100 * data.AP50).toFixed(1)}) would gain, in points, without ` +
@@ -209,18 +206,13 @@ function showClasses({ data, background }) {
     if (row !== column && row < background) missed[row] += number;
   }
   const rows = data.classes.map((row, label) => ({ ...row, label }));
-  const bar = (value) => {
-    const filled = element("i");
-    filled.style.width = `${100 * Math.max(value, 0)}%`;
-    return element("span", { class: "in-cell" }, element("span", { class: "track" }, filled), figure(value));
-  };
   const number = (title, value, hint) => ({ title, hint, value, text: (row) => figure(value(row)) });
   const counted = (title, value, hint) => ({ title, hint, value, text: (row) => whole(value(row)) });
   const columns = [
     { title: "class", value: (row) => row.name, rising: true, cell: (row) => element("button", { class: "link", type: "button",
       title: row.name, click: () => goTo("images", { class: row.label }) }, row.name || "(no name)") },
     counted("objects", (row) => row.objects),
-    { title: "AP", value: (row) => row.AP, cell: (row) => bar(row.AP), hint: "mean over IoU 0.50 to 0.95" },
+    { title: "AP", value: (row) => row.AP, cell: (row) => barOf(row.AP), hint: "mean over IoU 0.50 to 0.95" },
     number("AP50", (row) => row.AP50), number("AP75", (row) => row.AP75), number("AR100", (row) => row.AR100),
     number("threshold", (row) => row.best_f1?.threshold, "of the highest F1"),
     number("precision", (row) => row.best_f1?.precision, "at this threshold"),
@@ -262,11 +254,9 @@ function startCurves({ data, classes }) {
         marks[i].setAttribute("cy", y(b));
       });
     };
-    const key = (kind, text) => element("span", { class: "key" }, drawing("svg", { class: "chart", width: 34, height: 10, "aria-hidden": "true" },
-      drawing("path", { class: `line ${kind}`, d: "M0 5H34" })), ` ${text}`);
     find("#curve-charts").replaceChildren(
       element("figure", { class: "card" }, element("figcaption", { class: "small" }, "Precision over recall"), left.chart),
-      element("figure", { class: "card" }, element("figcaption", { class: "small keys" }, key("", "F1"), key("second", "precision"), key("third", "recall")), right.chart));
+      element("figure", { class: "card" }, element("figcaption", { class: "small keys" }, keyOf("", "F1"), keyOf("second", "precision"), keyOf("third", "recall")), right.chart));
     slider.value = data.classes[label]?.best_f1?.threshold ?? 0.5;
     read();
   };

@@ -147,6 +147,31 @@ function linePath({ x, y }, points, kind = "") {
   return drawing("path", { class: `line ${kind}`, d: path });
 }
 
+/** What a line of a chart looks like, and its name. */
+function keyOf(kind, text) {
+  return element("span", { class: "key" }, drawing("svg", { class: "chart", width: 34, height: 10, "aria-hidden": "true" },
+    drawing("path", { class: `line ${kind}`, d: "M0 5H34" })), ` ${text}`);
+}
+
+/** A figure in large letters, and its name. */
+function tile(value, name) {
+  return element("div", { class: "tile" }, element("b", {}, value), element("span", {}, name));
+}
+
+/** COCO's twelve figures as tiles. */
+function cocoTiles(figures) {
+  const names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small",
+    "AR_medium", "AR_large"];
+  return names.map((name) => tile(figure(figures[name]), name.replace("_", " ")));
+}
+
+/** A figure from 0 to 1 with a bar, for the cell of a table. */
+function barOf(value) {
+  const filled = element("i");
+  filled.style.width = `${100 * Math.max(value, 0)}%`;
+  return element("span", { class: "in-cell" }, element("span", { class: "track" }, filled), figure(value));
+}
+
 if (chosenTheme()) document.documentElement.dataset.theme = chosenTheme(); // before anything is painted
 document.addEventListener("DOMContentLoaded", () => {
   startTheme(find("#theme"));

@@ -29,6 +29,7 @@ from detr_jax.config_check import check
 from detr_jax.config_forms import as_flags
 from detr_jax.crashes import after_loss
 from detr_jax.datasets.split import Split
+from detr_jax.evaluation.patience import Patience
 from detr_jax.evaluation.symptoms import Course
 from detr_jax.hosts import Agreement
 from detr_jax.signals import Interrupted, StopSignals
@@ -40,7 +41,6 @@ from detr_jax.training.final_report import write_final_report
 from detr_jax.training.frozen_features import make_feature_reader
 from detr_jax.training.logbook import Logbook
 from detr_jax.training.memory import check_fits, explain_out_of_memory, suggest
-from detr_jax.training.patience import Patience
 from detr_jax.training.skipped_steps import SkippedSteps
 from detr_jax.training.splits import open_data, prepare_data
 from detr_jax.training.state import make_recipe, restore_state, start_state, store_state
@@ -137,6 +137,13 @@ class Run:
             self.logbook.write(row)
             self.saved.record(step, row["coco_eval_bbox"][0])
             self.patience.add(step, row["coco_eval_bbox"][0])
+
+    def finish(self) -> None:
+        """Says that the run is done, and writes the report."""
+        if self.patience.over:
+            self.logbook.say(self.patience.describe())
+        write_final_report(self.place, self.logbook.say)
+        self.logbook.say(f"done: see {self.place.name}/report.html, curves.png, samples/ and eval/")
 
 
 def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.Mesh, began: float) -> Run:
@@ -289,10 +296,7 @@ def train(config: Config, workdir: str | os.PathLike) -> bool:
             run.saved.wait()
             place.settle()
         if done:
-            if run.patience.over:
-                run.logbook.say(run.patience.describe())
-            write_final_report(place, run.logbook.say)
-            run.logbook.say(f"done: see {place.name}/report.html, curves.png, samples/ and eval/")
+            run.finish()
         else:
             say_farewell("as asked")
         with stop.waiting(raises=False):  # a thread that hangs in a read does not hold up the end

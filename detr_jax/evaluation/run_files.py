@@ -13,6 +13,7 @@ from detr_jax.config_forms import from_dict
 from detr_jax.errors import UserError
 from detr_jax.evaluation.coco_eval import NAMES, ClassMetrics
 from detr_jax.evaluation.log_files import read_log
+from detr_jax.evaluation.patience import Patience
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)  (.*)")  # of a line of train.log; lines without one go on
 START = re.compile(r"(?:starts|continues) at step (\d+) of (\d+): (.*)")
@@ -99,8 +100,15 @@ class RunFiles(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.total_steps is not None and self.last_step >= self.total_steps
+        """Whether all steps are done, or ``train.patience`` has ended it."""
+        return self.stopped_early or (self.total_steps is not None and self.last_step >= self.total_steps)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether ``train.patience`` has ended it."""
+        most = self.config.train.patience if self.config else 0
+        done = self.total_steps is not None and self.last_step >= self.total_steps
+        return not done and Patience(most, {one.step: one.AP for one in self.evaluations}).over
 
     @property
     def seconds(self) -> float | None:

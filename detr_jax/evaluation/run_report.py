@@ -99,7 +99,9 @@ def tell(run: RunFiles, data: RunData, errors: Analysis | None, name: str) -> di
         "name": name,
         "finished": run.is_finished,
         "summary": run_summary.summarise_run(run, data, errors),
-        "progress": [as_flags(line) for line in run_summary.describe_progress(run)],
+        "progress": [
+            as_flags(line) for line in (*run_summary.describe_progress(run), *run_summary.describe_symptoms(run, data))
+        ],
         "figures": dict(zip(NAMES, best.numbers, strict=True)) if best else {},
         "meanings": run_summary.MEANINGS,
         "best_step": best.step if best else None,

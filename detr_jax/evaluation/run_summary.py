@@ -9,6 +9,7 @@ from detr_jax import names
 from detr_jax.evaluation.errors import Analysis
 from detr_jax.evaluation.run_data import RunData, count, list_names
 from detr_jax.evaluation.run_files import Evaluation, RunFiles, Session, is_finite
+from detr_jax.evaluation.symptoms import Course, find_symptoms
 
 CLEAR = 0.01  # AP by which two evaluations must differ before it is spoken of
 CLASS_CLEAR = 0.03  # the same of one class
@@ -117,12 +118,24 @@ def describe_hardware(sessions: list[Session]) -> str:
 def describe_end(run: RunFiles) -> str:
     """Whether the run is finished."""
     if run.is_finished:
+        if run.stopped_early:
+            return f"The training ended early: AP had not risen for {run.config.train.patience} evaluations."
         return "The training is finished."
     done = f"{run.last_step:,} of {run.total_steps:,} steps" if run.total_steps else count(run.last_step, "step")
     last = run.sessions[-1].last_words if run.sessions else ""
     if last.startswith("stopped"):
         return f"The training was stopped and can be continued: {done} are logged."
     return f"The training is not finished: {done} are logged. It is still running, or it ended unexpectedly."
+
+
+def describe_symptoms(run: RunFiles, data: RunData) -> list[str]:
+    """What looks wrong in the log."""
+    if run.config is None or run.total_steps is None:
+        return []
+    most = int(data.train.target_counts.max(initial=0)) if data.train else 0
+    optim, queries = run.config.optim, run.config.model.num_queries
+    course = Course(run.total_steps, optim.lr, optim.warmup_steps, queries, most, padding=0.0)
+    return [f"{one.text[0].upper()}{one.text[1:]}." for one in find_symptoms(run.rows, course)]
 
 
 def describe_duration(seconds: float | int | None) -> str:

@@ -1,6 +1,5 @@
 """The real packages of trackers, which need no network: what was sent is read back."""
 
-
 from detr_jax.training.trackers import check_tracker, open_tracker
 
 

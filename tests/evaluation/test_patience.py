@@ -2,7 +2,7 @@
 
 import pytest
 
-from detr_jax.training.patience import Patience
+from detr_jax.evaluation.patience import Patience
 
 
 @pytest.mark.parametrize(

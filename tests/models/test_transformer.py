@@ -88,9 +88,9 @@ def test_transformer_equals_loops_with_masked_cells(pre_norm):
     x, positions = rng.normal(size=(2, 2, 9, width)).astype(np.float32)
     queries = rng.normal(size=(2, 5, width)).astype(np.float32)
     valid = np.array([[1, 1, 0, 1, 1, 0, 0, 1, 1], [1] * 9], bool)
-    memory = module.encode(x, positions, valid)
+    memory, _ = module.encode(x, positions, valid)
     memory = transformer.Memory(memory, positions, valid, make_grid(np.full((2, 2), 3), 3, 3, 1))
-    _, found = module.decode(FixedQueries(np.zeros_like(queries), queries, Heads(None, None)), memory)
+    _, found, _ = module.decode(FixedQueries(np.zeros_like(queries), queries, Heads(None, None)), memory)
     for image in range(2):
         cells = valid[image]
         wanted = slow_transformer(

@@ -164,7 +164,7 @@ class Predictions(NamedTuple):
 
 
 class AttentionWeights(NamedTuple):
-    """How much each of M queries or cells attends to each cell of its image; a head's weights sum to 1, padding has 0."""
+    """How much M queries or cells attend to each cell of their image; in each head 1 in all, and 0 on padding."""
 
     values: Float[Array, "B A M h w"]
     cells: Float[Array, "B 2"]  # (rows, columns) that the image takes up; the last ones need not be whole

@@ -3,10 +3,10 @@
     python -m detr_jax.predict --checkpoint=runs/cells --input=photos/ --output=found --draw
 
 Writes ``predictions.json`` (COCO results format, with file and class names); with --draw, every image with its
-detections; with --attention, also where the model looks; with --format, a folder of annotations to be corrected by
-hand. With --tile, large photos are cut for the sake of small objects. Images are seen upright, as a viewer shows them:
-their EXIF rotation is applied, and boxes are in pixels of that upright image. Of animated and multi-page files the first
-frame is taken.
+detections; with --attention, where the model looks; with --format, a folder of annotations to be corrected by hand.
+With --tile, large photos are cut for the sake of small objects. Images are seen upright, as a viewer shows them:
+their EXIF rotation is applied, and boxes are in pixels of that upright image. Of animated and multi-page files the
+first frame is taken.
 
 Folders are searched through for whatever is an image. A file that looks like one but cannot be used is listed and
 left out; the exit status is then 2. Other files are counted. Pictures that this program has drawn and folders of
@@ -37,7 +37,7 @@ from detr_jax.datasets.conversion import IMAGE_CHOICES, require_links
 from detr_jax.datasets.layouts import TITLES
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import RGB, Limits
-from detr_jax.inference.attention import Attention
+from detr_jax.inference.attention import Attended
 from detr_jax.inference.attention_pictures import draw_attention
 from detr_jax.inference.detector import Detector, load
 from detr_jax.inference.drawing_names import Names, name_drawings
@@ -176,7 +176,7 @@ def make_job(args: flags.FlagValues) -> Job:
     return Job(args, detector, threshold, Path(args.output), Throughput(), jax.process_index() == 0)
 
 
-def detect_all(job: Job, images: ImageFiles) -> Iterator[tuple[int, Detections, Attention | None]]:
+def detect_all(job: Job, images: ImageFiles) -> Iterator[tuple[int, Detections, Attended | None]]:
     """(row, its detections above the threshold, and with --attention where the model looks) for every image."""
     args, detector = job.args, job.detector
 

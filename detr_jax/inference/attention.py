@@ -32,25 +32,25 @@ class Spread(NamedTuple):
         return np.asarray(cells.resize((width, height), Image.Resampling.BILINEAR, box=(0, 0, columns, rows)))
 
 
-class Attention(NamedTuple):
+class Attended(NamedTuple):
     """Where the model looks for some detections of one image."""
 
     detections: Detections
     decoder: Spread
     encoder: Spread | None  # None: the model has no encoder layer
 
-    def above(self, threshold: float | Float[np.ndarray, " K"]) -> "Attention":
+    def above(self, threshold: float | Float[np.ndarray, " K"]) -> "Attended":
         """Only that of detections that score at least ``threshold`` (see ``Detections.above``), or else of the best."""
         least = threshold[self.detections.labels] if isinstance(threshold, np.ndarray) else threshold
         rows = np.flatnonzero(self.detections.scores >= least)
         rows = rows if len(rows) else np.arange(1)
         encoder = None if self.encoder is None else self.encoder.take(rows)
-        return Attention(self.detections.take(rows), self.decoder.take(rows), encoder)
+        return Attended(self.detections.take(rows), self.decoder.take(rows), encoder)
 
 
 def make_attention(
     detections: Detections, decoder: AttentionWeights, encoder: AttentionWeights | None, place: int
-) -> Attention:
+) -> Attended:
     """The attention for the best detections of the image at this place of a batch.
 
     Args:
@@ -58,7 +58,7 @@ def make_attention(
       decoder, encoder: for the best ``WATCHED`` detections of every image, as ``DETR.with_attention`` gives them.
     """
     spreads = [None if weights is None else _spread(weights, place) for weights in (decoder, encoder)]
-    return Attention(detections.best(len(spreads[0].weights)), *spreads)
+    return Attended(detections.best(len(spreads[0].weights)), *spreads)
 
 
 def _spread(weights: AttentionWeights, place: int) -> Spread:

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from detr_jax import drawing, names
 from detr_jax.images.decoding import RGB
-from detr_jax.inference.attention import Attention, Spread
+from detr_jax.inference.attention import Attended, Spread
 
 PANEL = 400  # pixels of a photo's longer side
 NARROWEST = 300  # pixels: room for a caption above a narrow photo
@@ -19,7 +19,7 @@ INK, PAPER, WHITE = (30, 30, 30), (246, 246, 246), (255, 255, 255)
 DECODER, ENCODER = "decoder, from its query", "encoder, from the cell at +"
 
 
-def draw_attention(photo: RGB, attention: Attention) -> RGB:
+def draw_attention(photo: RGB, attention: Attended) -> RGB:
     """A sheet with a row for each detection: its box, the decoder's attention, and the encoder's if there is one.
 
     Every map is scaled to its brightest cell; the caption says which share of the attention that cell has.

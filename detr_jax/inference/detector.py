@@ -16,7 +16,7 @@ from detr_jax.datasets.split import Split
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import ACCEPTED, ImageLike, Limits
 from detr_jax.inference import postprocess
-from detr_jax.inference.attention import WATCHED, Attention, make_attention
+from detr_jax.inference.attention import WATCHED, Attended, make_attention
 from detr_jax.inference.coco_heads import classes_of_rows
 from detr_jax.inference.image_files import ImageFiles, UprightReader
 from detr_jax.models import detr
@@ -102,7 +102,7 @@ class Detector:
 
     def attention_over(
         self, images: ImageFiles, batch_size: int, on_wait: OnWait | None = None
-    ) -> Iterator[tuple[int, Detections, Attention]]:
+    ) -> Iterator[tuple[int, Detections, Attended]]:
         """(row, its detections, where the model looks for the best of them) for every image, as ``over`` does it."""
         for planned, (found, decoder, encoder) in self._compute(self.watch, images, batch_size, None, on_wait):
             for place, row, detections in self._finish(images, planned, found):

@@ -59,7 +59,8 @@ def queries_of_pairs(logits: Float[Array, "*b N K"], count: int) -> Int[Array, "
 def _best_pairs(logits: Float[Array, "*b N K"], count: int) -> tuple[Float[Array, "*b M"], Int[Array, "*b M"]]:
     """Scores of the best pairs, and which they are, counted query by query."""
     pairs = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(*logits.shape[:-2], -1)
-    return jax.lax.top_k(pairs, min(count, pairs.shape[-1]))
+    scores, best = jax.lax.top_k(pairs, min(count, pairs.shape[-1]))
+    return scores, best
 
 
 # By ModelConfig.class_scores.

@@ -55,8 +55,8 @@ def _panel(small: RGB, spread: Spread, number: int, box: Float[np.ndarray, " 4"]
     canvas = Image.fromarray(_paint(small, heat / max(heat.max(), 1e-12)))
     draw = ImageDraw.Draw(canvas)
     if np.isfinite(box).all():
-        draw.rectangle(box.tolist(), outline=WHITE)
-        x, y = (float(side) for side in (box[:2] + box[2:]) / 2)
+        draw.rectangle([*np.minimum(box[:2], box[2:]).tolist(), *np.maximum(box[:2], box[2:]).tolist()], outline=WHITE)
+        x, y = ((box[:2] + box[2:]) / 2).tolist()
         for width, color in ((5, INK), (2, WHITE)) if title == ENCODER else ():
             draw.line((x - 8, y, x + 8, y), color, width)
             draw.line((x, y - 8, x, y + 8), color, width)

@@ -136,9 +136,9 @@ class Detector:
             yield pending[0], jax.device_get(pending[1])
 
     def _finish(
-        self, images: Split | ImageFiles, planned: PlannedBatch, found: Found
+        self, images: Split | ImageFiles, planned: PlannedBatch, found: tuple
     ) -> Iterator[tuple[int, int, Detections]]:
-        """(place in its batch, row, its detections) for every image of a batch."""
+        """(place in its batch, row, its detections) for every image of a batch, from what ``detect`` gave for it."""
         scores, labels, boxes_xyxy, present = found
         for place, row in enumerate(planned.rows.tolist()):
             if row >= 0:

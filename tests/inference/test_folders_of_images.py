@@ -97,7 +97,12 @@ def test_what_looks_like_an_image_is_named_and_the_rest_is_counted(tmp_path):
     assert "leads nowhere" in found.unusable[tmp_path / "dangling.jpg"]
 
 
-VIDEOS = {"clip.mp4": b"\0\0\0\x18ftypmp42", "b.MOV": b"", "phone": b"\0\0\0\x18ftypqt  ", "c.dat": b"RIFF\0\0\0\0AVI LIST"}
+VIDEOS = {
+    "clip.mp4": b"\0\0\0\x18ftypmp42",
+    "b.MOV": b"",
+    "phone": b"\0\0\0\x18ftypqt  ",
+    "c.dat": b"RIFF\0\0\0\0AVI LIST",
+}
 
 
 def test_videos_are_taken_where_they_are_named_or_match(folder):

@@ -263,6 +263,11 @@ def detect_in_video(job: Job, video: Video, name: str, first_id: int) -> tuple[l
     return rows, count
 
 
+def several(count: int, what: str) -> str:
+    """Such as "1 image" or "4 images"."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def main(argv: list[str]) -> int:
     """Detects; returns the exit status."""
     cli.refuse_words(argv[1:])
@@ -294,8 +299,8 @@ def main(argv: list[str]) -> int:
             path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
     hosts.say(clock.summary())
     least = f"the thresholds of {args.thresholds}" if args.thresholds else args.threshold
-    looked_at = [f"{len(paths)} images"] * (not videos or len(paths) > 0)
-    looked_at += [f"{frames} frames of {len(videos)} video{'s' * (len(videos) > 1)}"] * (len(videos) > 0)
+    looked_at = [several(len(paths), "image")] if paths else []
+    looked_at += [f"{several(frames, 'frame')} of {several(len(videos), 'video')}"] if videos else []
     hosts.say(f"{len(predictions)} detections above {least} in {' and '.join(looked_at)}: see {job.output}")
     return 2 if bad else 0
 

@@ -123,11 +123,14 @@ def open_videos(paths: list[Path], limits: Limits = LIMITS) -> tuple[list[Video]
 
 
 def load_av() -> ModuleType:
-    """PyAV. Raises UserError when it is not installed."""
+    """PyAV. Raises UserError when it is not installed, or too old."""
     try:
-        return importlib.import_module("av")
+        av = importlib.import_module("av")
     except ImportError as error:
         raise UserError(f"videos are read with PyAV, which cannot be imported ({error}): pip install av") from error
+    if not hasattr(av.VideoFrame, "rotation"):
+        raise UserError(f"videos are read with PyAV 15 or newer; this is {av.__version__}: pip install --upgrade av")
+    return av
 
 
 def _stated_seconds(container, stream) -> float | None:

@@ -188,7 +188,7 @@ def writing_video(path: Path, rate: Fraction, software: str) -> Iterator[VideoWr
       software: the program that made it, for ``made_by``.
     """
     with files.replacing(path) as sibling:
-        with load_av().open(os.fspath(sibling), "w", options={"movflags": "+faststart"}) as container:
+        with load_av().open(os.fspath(sibling), mode="w", options={"movflags": "+faststart"}) as container:
             writer = VideoWriter(container, rate)
             yield writer
             writer.finish()

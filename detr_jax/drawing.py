@@ -54,7 +54,7 @@ def draw_boxes(
     ]
     for (x0, y0, x1, y1), _, rgb in reversed(drawable):
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1 - 1), max(y0, y1 - 1)), outline=rgb, width=line)
-    room = canvas.width - 2 * line - 1, canvas.height
+    room = max(canvas.width - 2 * line - 1, 0), canvas.height
     fitted = [names.fit_text(text, font_size, *room) for _, text, _ in drawable]
     places: list[tuple[int, int, int, int]] = []
     for (box, _, _), (text, font) in zip(drawable, fitted, strict=True):

@@ -163,6 +163,13 @@ class Predictions(NamedTuple):
     denoised: "Predictions | None" = None  # of noised objects, group after group: [L B G*T ...]
 
 
+class AttentionWeights(NamedTuple):
+    """How much M queries or cells attend to each cell of their image; in each head 1 in all, and 0 on padding."""
+
+    values: Float[Array, "B A M h w"]
+    cells: Float[Array, "B 2"]  # (rows, columns) that the image takes up; the last ones need not be whole
+
+
 class Noised(NamedTuple):
     """Objects of the images with noise on their boxes and labels, in G groups: what denoising queries start from."""
 

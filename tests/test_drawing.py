@@ -101,3 +101,9 @@ def test_save_makes_the_folder_and_leaves_no_partial_file(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), noise)
     drawing.save(noise, tmp_path / "new" / "a.jpg")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.jpg", "a.png"]
+
+
+@pytest.mark.parametrize("shape", [(1000, 1, 3), (1, 1000, 3), (1, 1, 3)])
+def test_a_picture_without_room_for_any_text(shape):
+    drawn = drawing.draw_boxes(np.zeros(shape, np.uint8), np.array([[0.0, 0, 1, 1]]), ["cat 0.98"], [0])
+    assert drawn.any()

@@ -116,7 +116,7 @@ def test_an_output_folder_that_holds_the_input_is_said_and_nothing_is_overwritte
         assert f"--output={beside} lies in --input={beside}" in predictions[name][1].stdout
         assert f"--output={beside} holds images of --input" in predictions[name][1].stdout
         assert predictions[name][1].returncode == 2 and "in 6 images" in predictions[name][1].stdout
-    assert "pictures that predict has drawn, passed over: 6, such as" in predictions["again"][1].stdout
+    assert "pictures and videos that predict has drawn, passed over: 6, such as" in predictions["again"][1].stdout
     replaced = f"--output={beside} holds results of an earlier run, which are replaced: predictions.json and 6 drawings"
     assert replaced in predictions["again"][1].stdout and "earlier run" not in predictions["beside"][1].stdout
     assert f"--output={folder} holds images of --input" in predictions["above"][1].stdout

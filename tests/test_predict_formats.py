@@ -123,7 +123,7 @@ def test_lists_name_images(folder, predictions):
 
 def test_web_addresses_are_fetched_when_it_is_asked_for(predictions):
     output, done = predictions["web"]
-    assert done.returncode == 2 and "in 1 images" in done.stdout
+    assert done.returncode == 2 and "in 1 image:" in done.stdout
     assert re.fullmatch(r"left out http://\S+/nowhere: it cannot be downloaded \(.* 404 Not Found\)\n", done.stderr)
     assert (output / "downloads/a.jpg").is_file() and (output / "a.png").is_file()
 
@@ -131,7 +131,7 @@ def test_web_addresses_are_fetched_when_it_is_asked_for(predictions):
 def test_a_large_photo_is_cut_into_tiles(predictions):
     """Tiles without an overlap are the images that the mosaic is made of; no box is far beyond its own."""
     _, done = predictions["tile"]
-    assert done.returncode == 0 and "in 1 images" in done.stdout
+    assert done.returncode == 0 and "in 1 image:" in done.stdout
     rows = read(predictions, "tile")
     corners = np.array([row["bbox"] for row in rows])
     assert len(rows) and corners[:, :2].min() >= -1e-3 and (corners[:, :2] + corners[:, 2:]).max() <= 128 + 1e-3

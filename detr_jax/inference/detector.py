@@ -16,15 +16,18 @@ from detr_jax.datasets.split import Split
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import ACCEPTED, ImageLike, Limits
 from detr_jax.inference import postprocess
+from detr_jax.inference.attention import WATCHED, Attended, make_attention
 from detr_jax.inference.coco_heads import classes_of_rows
 from detr_jax.inference.image_files import ImageFiles, UprightReader
 from detr_jax.models import detr
 from detr_jax.models.network import Arrays, Network
-from detr_jax.structures import Batch, Categories, Detections, Predictions
+from detr_jax.structures import AttentionWeights, Batch, Categories, Detections, Predictions
 from detr_jax.weights.sources import Weights, load_weights, model_config_of
 
-Selected = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-Detect = Callable[[Arrays, Batch], tuple[Selected, Any]]
+Found = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+Detect = Callable[[Arrays, Batch], tuple[Found, Any]]
+Watch = Callable[[Arrays, Batch], tuple[Found, AttentionWeights, AttentionWeights | None]]
+OnWait = Callable[[float], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +40,8 @@ class Detector:
       data: gives the size that images are resized to, the canvases and the number of reading threads.
       detect: jitted (arrays, batch) -> (scores, labels, boxes_xyxy in [0, 1]) of the last decoder layer, and which
         rows hold an image; then what ``make_detector`` was asked to measure. Whole on every host.
+      watch: jitted (arrays, batch) -> the same four, and the attention of the decoder and the encoder for the
+        ``WATCHED`` best detections of each image.
       path: where the weights were found: a checkpoint's folder, or a file.
       config: of the run that trained the weights, when it is known.
     """
@@ -47,6 +52,7 @@ class Detector:
     data: DataConfig
     mesh: jax.sharding.Mesh
     detect: Detect
+    watch: Watch
     path: Path | None = None
     config: Config | None = None
 
@@ -81,7 +87,7 @@ class Detector:
         images: Split | ImageFiles,
         batch_size: int,
         change: Change | None = None,
-        on_wait: Callable[[float], None] | None = None,
+        on_wait: OnWait | None = None,
         on_measured: Callable[[Any], None] | None = None,
     ) -> Iterator[tuple[int, Detections]]:
         """(row, its detections) for every image, on every host, in the order of their canvases.
@@ -91,6 +97,29 @@ class Detector:
         results of the last one are fetched. ``change`` is done to each image of a split: see ``PixelReader``.
         ``on_wait`` is told of each batch how many seconds it was waited for, ``on_measured`` what was measured of it.
         """
+        for planned, (found, measured) in self._compute(self.detect, images, batch_size, change, on_wait):
+            if on_measured is not None:
+                on_measured(measured)
+            for _, row, detections in self._finish(images, planned, found):
+                yield row, detections
+
+    def attention_over(
+        self, images: ImageFiles, batch_size: int, on_wait: OnWait | None = None
+    ) -> Iterator[tuple[int, Detections, Attended]]:
+        """(row, its detections, where the model looks for the best of them) for every image, as ``over`` does it."""
+        for planned, (found, decoder, encoder) in self._compute(self.watch, images, batch_size, None, on_wait):
+            for place, row, detections in self._finish(images, planned, found):
+                yield row, detections, make_attention(detections, decoder, encoder, place)
+
+    def _compute(
+        self,
+        function: Detect | Watch,
+        images: Split | ImageFiles,
+        batch_size: int,
+        change: Change | None,
+        on_wait: OnWait | None,
+    ) -> Iterator[tuple[PlannedBatch, Any]]:
+        """Every planned batch with what a jitted function makes of it."""
         plan = make_evaluation_plan(self.data, images, -(-batch_size // self.mesh.size) * self.mesh.size)
         limits = Limits(*self.data.image_limits)
         reader = UprightReader() if isinstance(images, ImageFiles) else PixelReader(limits=limits, change=change)
@@ -102,24 +131,24 @@ class Detector:
             for step, (batch, waited) in enumerate(to_device(batches, devices.batch_sharding(self.mesh))):
                 if on_wait is not None:
                     on_wait(waited)
-                results, measured = self.detect(self.arrays, batch)
+                results = function(self.arrays, batch)
                 if pending is not None:
-                    yield from self._finish(images, *pending)
+                    yield pending[0], jax.device_get(pending[1])
                 pending = plan[step], results
-                if on_measured is not None:
-                    on_measured(measured)
         if pending is not None:
-            yield from self._finish(images, *pending)
+            yield pending[0], jax.device_get(pending[1])
 
-    def _finish(self, images: Split | ImageFiles, planned: PlannedBatch, results) -> Iterator[tuple[int, Detections]]:
-        """Fetches the results of a batch and gives each of its images its own."""
-        scores, labels, boxes_xyxy, present = jax.device_get(results)
+    def _finish(
+        self, images: Split | ImageFiles, planned: PlannedBatch, found: tuple
+    ) -> Iterator[tuple[int, int, Detections]]:
+        """(place in its batch, row, its detections) for every image of a batch, from what ``detect`` gave for it."""
+        scores, labels, boxes_xyxy, present = found
         for place, row in enumerate(planned.rows.tolist()):
             if row >= 0:
                 height, width = images.sizes[row].tolist()
                 one = scores[place], labels[place], boxes_xyxy[place]
-                found = postprocess.make_detections(*one, (height, width), self.categories)
-                yield row, found if present[place] else found.best(0)
+                detections = postprocess.make_detections(*one, (height, width), self.categories)
+                yield place, row, detections if present[place] else detections.best(0)
 
 
 def make_detector(
@@ -135,14 +164,24 @@ def make_detector(
 
     ``measure`` is compiled with it; ``over`` hands on what it returns of each batch.
     """
-    select = postprocess.SELECT[model.class_scores]
+    select, queries_of = postprocess.SELECT[model.class_scores], postprocess.QUERIES[model.class_scores]
+
+    def find(predictions, inputs):
+        return *select(predictions.logits[-1], predictions.boxes[-1]), inputs.sizes[:, 0] > 0
+
+    def choose(predictions):
+        return queries_of(predictions.logits[-1], WATCHED)
 
     def detect(arrays, batch):
-        predictions, present = network.apply(arrays, batch.inputs), batch.inputs.sizes[:, 0] > 0
-        return (*select(predictions.logits[-1], predictions.boxes[-1]), present), measure(predictions, batch)
+        predictions = network.apply(arrays, batch.inputs)
+        return find(predictions, batch.inputs), measure(predictions, batch)
 
-    jitted = jax.jit(detect, out_shardings=devices.replicated(mesh))
-    return Detector(network, arrays, categories, data, mesh, jitted)
+    def watch(arrays, batch):
+        predictions, *attention = network.apply(arrays, batch.inputs, choose, method="with_attention")
+        return find(predictions, batch.inputs), *attention
+
+    detect, watch = (jax.jit(function, out_shardings=devices.replicated(mesh)) for function in (detect, watch))
+    return Detector(network, arrays, categories, data, mesh, detect, watch)
 
 
 def rebuild_network(weights: Weights, **changes: Any) -> tuple[Network, ModelConfig, Categories]:

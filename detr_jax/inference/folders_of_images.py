@@ -1,4 +1,4 @@
-"""Which files of folders are images: by what is in them, so that nothing is left out without a word."""
+"""Which files of folders are images or videos: by what is in them, so that nothing is left out without a word."""
 
 import glob
 import os
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from detr_jax.errors import UserError
 from detr_jax.images.decoding import LIMITS, Limits, decode_upright, probe, read_file
 from detr_jax.images.headers import find_format, iterate_png, looks_like
+from detr_jax.inference.videos import is_video, made_by
 
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",
@@ -25,6 +26,7 @@ OTHER_IMAGES = {
 }  # fmt: skip
 START = 1024  # bytes of a file that tell what it is
 WEAK = {"BMP": (".bmp", ".dib"), "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm")}  # texts may start like these
+NAMED, MATCHED, SEARCHED = "named", "matched by a pattern", "found in a folder"  # how a file comes to be an input
 APPLE_DOUBLE = b"\0\x05\x16\x07"  # what macOS keeps beside a file on foreign disks, as ._NAME
 SOFTWARE = "detr_jax.predict"  # stands in the pictures that it draws
 PRELABELS = "prelabels_"  # how the folders of annotations that it writes are called, before their format
@@ -36,55 +38,62 @@ class Found(NamedTuple):
     images: list[Path]
     unusable: dict[Path | str, str]  # what looks like an image but is not read, with the reason
     others: list[Path]  # in folders, beside the images: texts, videos, ...
-    drawn: list[Path]  # pictures that ``predict`` has drawn
+    drawn: list[Path]  # pictures and videos that ``predict`` has drawn
     prelabels: list[Path]  # folders that ``predict`` has written, with images that stand elsewhere too; not searched
+    videos: list[Path]
+    unasked: list[Path]  # videos in folders
 
 
 def find_images(inputs: Sequence[str], listed: Sequence[str] = ()) -> Found:
     """The files that paths, folders (searched through) and glob patterns name, in order.
 
     In folders and patterns a file is an image by what is in it, or by its suffix. One that is named is taken for one,
-    unless it is called like a text.
+    unless it is a video or called like a text. Videos are taken where they are named or match a pattern, not in
+    folders, where they often lie beside the photos.
 
     Args:
       listed: further inputs, of which one that names nothing is unusable.
 
     Raises UserError for one of ``inputs`` that names no file, or only files that are no images.
     """
-    found, seen = Found([], {}, [], [], []), {}
+    found, seen = Found([], {}, [], [], [], [], []), {}
     for number, entry in enumerate([*inputs, *listed]):
-        unreadable, any_image = len(found.unusable), False
-        for path, is_named in _files_of(entry, found):
+        unreadable, any_image, unasked = len(found.unusable), False, len(found.unasked)
+        for path, how in _files_of(entry, found):
             key = os.path.abspath(path)
-            if is_named and path in found.others:
-                found.others.remove(path)
-                del seen[key]
+            for passed_over, is_asked in ((found.others, how == NAMED), (found.unasked, how != SEARCHED)):
+                if is_asked and path in passed_over:
+                    passed_over.remove(path)
+                    del seen[key]
             if key not in seen:
-                seen[key] = _sort_in(path, is_named, found)
+                seen[key] = _sort_in(path, how, found)
             any_image |= seen[key]
         if any_image or len(found.unusable) > unreadable:
             continue
+        if number < len(inputs) and len(found.unasked) > unasked:
+            example = found.unasked[unasked]
+            raise UserError(f"--input={entry} holds no image; to take its videos, name them: --input={example}")
         if number < len(inputs):
             raise UserError(f"--input={entry} names no image: pass a file, a folder that holds images, or a pattern")
         found.unusable[entry] = "the list names it, but there is no image"
     return found
 
 
-def _files_of(entry: str, found: Found) -> Iterator[tuple[Path, bool]]:
-    """The files of an input, and whether it is this file that is named."""
+def _files_of(entry: str, found: Found) -> Iterator[tuple[Path, str]]:
+    """The files of an input, and how each came to be one of them: NAMED, MATCHED or SEARCHED."""
     path = Path(entry).expanduser()
     if _is(path.is_dir):
-        yield from ((file, False) for file in _walk(path, found))
+        yield from ((file, SEARCHED) for file in _walk(path, found))
     elif _is(path.is_file):
-        yield path, True
+        yield path, NAMED
     else:
         for match in sorted(map(Path, glob.glob(str(path), recursive=True))):
             if _is_prelabel(match) and not _is_prelabel(path):
                 continue
             if match.is_file():
-                yield match, False
+                yield match, MATCHED
             elif match.is_dir() and "**" not in str(path):
-                yield from ((file, False) for file in _walk(match, found))
+                yield from ((file, SEARCHED) for file in _walk(match, found))
 
 
 def _is_prelabel(path: Path) -> bool:
@@ -111,9 +120,9 @@ def _walk(folder: Path, found: Found) -> list[Path]:
     return sorted(files)
 
 
-def _sort_in(path: Path, is_named: bool, found: Found) -> bool:
-    """Adds a file to ``found``; returns whether it is, or looks like, an image."""
-    suffix = path.suffix.lower()
+def _sort_in(path: Path, how: str, found: Found) -> bool:
+    """Adds a file to ``found``; returns whether it is, or looks like, an image, or is a video that is asked for."""
+    suffix, is_named = path.suffix.lower(), how == NAMED
     is_expected = is_named or suffix in SUFFIXES
     try:
         if not path.is_file():
@@ -127,9 +136,13 @@ def _sort_in(path: Path, is_named: bool, found: Found) -> bool:
         if is_named and suffix == ".txt" and not _is_readable(start, suffix):
             reason = f"it is a text; if it names images, pass --list={path}"
         is_expected |= bool(reason)
-        if _is_drawn(start):
+        is_film = not reason and suffix not in SUFFIXES and is_video(start, suffix)
+        if _is_drawn(start) or (is_film and made_by(path, SOFTWARE)):
             found.drawn.append(path)
             return True
+        if is_film:
+            (found.unasked if how == SEARCHED else found.videos).append(path)
+            return how != SEARCHED
         if not reason and (is_named or _is_readable(start, suffix) or suffix in SUFFIXES):
             found.images.append(path)
             return True
@@ -162,10 +175,10 @@ def _is_readable(start: bytes, suffix: str) -> bool:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a file is a picture that ``predict`` has drawn."""
+    """Whether a file is a picture or a video that ``predict`` has drawn."""
     try:
         with path.open("rb") as file:
-            return _is_drawn(file.read(START))
+            return _is_drawn(file.read(START)) or made_by(path, SOFTWARE)
     except OSError:
         return False
 

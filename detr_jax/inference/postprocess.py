@@ -23,9 +23,19 @@ def top_class(
 
     Computed in float32 whatever the model's precision.
     """
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]  # no-object is the last class
+    probabilities = _real_classes(logits)
     labels = probabilities.argmax(axis=-1)
     return probabilities.max(axis=-1), labels, box_ops.to_xyxy(boxes.astype(jnp.float32))
+
+
+def queries_of_classes(logits: Float[Array, "*b N K_plus_1"], count: int) -> Int[Array, "*b M"]:
+    """The queries of the ``count`` best detections of ``top_class``, best first."""
+    scores = _real_classes(logits).max(axis=-1)
+    return jax.lax.top_k(scores, min(count, scores.shape[-1]))[1]
+
+
+def _real_classes(logits: Float[Array, "*b N K_plus_1"]) -> Float[Array, "*b N K"]:
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :-1]  # no-object is the last class
 
 
 def top_pairs(
@@ -36,13 +46,26 @@ def top_pairs(
     M is the number of queries, but at least 100 where there are that many pairs. Otherwise like ``top_class``.
     """
     queries, classes = logits.shape[-2:]
-    pairs = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(*logits.shape[:-2], queries * classes)
-    scores, best = jax.lax.top_k(pairs, min(queries * classes, max(queries, COCO_MOST)))
+    scores, best = _best_pairs(logits, max(queries, COCO_MOST))
     boxes_xyxy = jnp.take_along_axis(box_ops.to_xyxy(boxes.astype(jnp.float32)), best[..., None] // classes, axis=-2)
     return scores, best % classes, boxes_xyxy
 
 
-SELECT = {"softmax": top_class, "sigmoid": top_pairs}  # by ModelConfig.class_scores
+def queries_of_pairs(logits: Float[Array, "*b N K"], count: int) -> Int[Array, "*b M"]:
+    """The queries of the ``count`` best detections of ``top_pairs``, best first; one may come twice."""
+    return _best_pairs(logits, count)[1] // logits.shape[-1]
+
+
+def _best_pairs(logits: Float[Array, "*b N K"], count: int) -> tuple[Float[Array, "*b M"], Int[Array, "*b M"]]:
+    """Scores of the best pairs, and which they are, counted query by query."""
+    pairs = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(*logits.shape[:-2], -1)
+    scores, best = jax.lax.top_k(pairs, min(count, pairs.shape[-1]))
+    return scores, best
+
+
+# By ModelConfig.class_scores.
+SELECT = {"softmax": top_class, "sigmoid": top_pairs}
+QUERIES = {"softmax": queries_of_classes, "sigmoid": queries_of_pairs}
 
 
 def make_detections(

@@ -21,9 +21,9 @@ from detr_jax.models.position_encoding import LearnedPositions, SinePositions, m
 from detr_jax.models.queries import FixedQueries, Queries
 from detr_jax.models.resnet import FeatureMap, ResNet, normalize
 from detr_jax.models.segmentation import MaskHead
-from detr_jax.models.transformer import Memory, Transformer
+from detr_jax.models.transformer import DecoderInput, EncoderInput, Memory, Transformer
 from detr_jax.ops.resample import resample
-from detr_jax.structures import Array, Features, Inputs, Noised, Photos, Pixels, Predictions
+from detr_jax.structures import Array, AttentionWeights, Features, Inputs, Noised, Photos, Pixels, Predictions
 
 
 class Encoded(NamedTuple):
@@ -32,6 +32,14 @@ class Encoded(NamedTuple):
     maps: list[FeatureMap | None]  # of the backbone's stages
     tokens: Float[Array, "B S D"]  # input of the encoder
     memory: Memory  # its output
+    last_layer: EncoderInput | None  # what its last layer started from
+
+
+class Decoded(NamedTuple):
+    """The object queries after the decoder."""
+
+    hidden: Float[Array, "B N D"]
+    last_layer: DecoderInput  # what its last layer started from
 
 
 class DETR(nnx.Module):
@@ -81,23 +89,42 @@ class DETR(nnx.Module):
 
         Needs a model with ``config.masks``, and all stages of the backbone: no ``Features`` beyond layer1.
         """
-        predictions, hidden, encoded = self._run(inputs, dropout_key)
-        chosen = jnp.take_along_axis(hidden, choose(predictions)[..., None], axis=1)
+        predictions, decoded, encoded = self._run(inputs, dropout_key)
+        chosen = jnp.take_along_axis(decoded.hidden, choose(predictions)[..., None], axis=1)
         return predictions, self.mask_head(chosen, encoded.memory.tokens, encoded.tokens, encoded.maps)
+
+    def with_attention(
+        self, inputs: Inputs, choose: Callable[[Predictions], Int[Array, "B M"]]
+    ) -> tuple[Predictions, AttentionWeights, AttentionWeights | None]:
+        """Predictions, and where the last layers look for the queries that ``choose`` returns.
+
+        First the decoder: the attention of these queries into the image. Then the encoder, if it has layers: the
+        self-attention of the cells under the centres of the boxes that these queries predict.
+        """
+        predictions, decoded, encoded = self._run(inputs, None)
+        chosen = choose(predictions)
+        of_queries = self.transformer.decoder[-1].look(*decoded.last_layer)
+        of_queries = jnp.take_along_axis(of_queries, chosen[:, None, :, None], axis=2)
+        of_queries = _on_map(of_queries, decoded.last_layer.memory)
+        if encoded.last_layer is None:
+            return predictions, of_queries, None
+        centers = jnp.take_along_axis(predictions.boxes[-1], chosen[..., None], axis=1)[..., :2]
+        of_cells = self.transformer.encoder[-1].look(*encoded.last_layer, encoded.memory.cells_at(centers))
+        return predictions, of_queries, _on_map(of_cells, encoded.memory)
 
     def features(self, pixels: Pixels, stage: int) -> Float[Array, "B h w C"]:
         """Output of the backbone's stage (1: layer1, ...), from which ``Features`` are made."""
         return self._run_backbone(pixels)[stage - 1].values
 
     def _run(self, inputs: Inputs, dropout_key: jax.Array | None, noised: Noised | None = None):
-        """Predictions, the object queries [B N D] after the last layer, and the encoded images."""
+        """The predictions, and what further outputs are made from: a ``Decoded`` and an ``Encoded``."""
         if isinstance(inputs, Photos):
             inputs = resample(inputs)
         encoder_key, decoder_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         encoded = self._encode(inputs, encoder_key)
         memory = encoded.memory if self.finer is None else self._refine_memory(encoded, inputs.sizes)
-        queries, hidden = self.transformer.decode(self._start_queries(memory, noised), memory, decoder_key)
-        return queries.predict(hidden), hidden[-1, :, -self.num_queries :], encoded
+        queries, hidden, entered = self.transformer.decode(self._start_queries(memory, noised), memory, decoder_key)
+        return queries.predict(hidden), Decoded(hidden[-1, :, -self.num_queries :], entered), encoded
 
     def _run_backbone(self, inputs: Pixels | Features) -> list[FeatureMap | None]:
         if isinstance(inputs, Features):
@@ -108,8 +135,8 @@ class DETR(nnx.Module):
         maps = self._run_backbone(inputs)
         features, extent = maps[-1]
         memory = self._make_memory(self.input_projection(features), extent, inputs.sizes, self.backbone.stride)
-        tokens = self.transformer.encode(memory.tokens, memory.positions, memory.valid, dropout_key)
-        return Encoded(maps, memory.tokens, memory._replace(tokens=tokens))
+        tokens, entered = self.transformer.encode(memory.tokens, memory.positions, memory.valid, dropout_key)
+        return Encoded(maps, memory.tokens, memory._replace(tokens=tokens), entered)
 
     def _make_memory(
         self, tokens: Float[Array, "B h w D"], extent: Int[Array, "B 2"], sizes: Int[Array, "B 2"], stride: int
@@ -136,6 +163,12 @@ class DETR(nnx.Module):
         positions = self.query_positions[...].astype(self.dtype)
         positions = jnp.broadcast_to(positions[None], (memory.tokens.shape[0], *positions.shape))
         return FixedQueries(jnp.zeros_like(positions), positions, heads)
+
+
+def _on_map(weights: Float[Array, "B A M S8"], memory: Memory) -> AttentionWeights:
+    """Weights of the tokens, and of what was added to their end, as a map of the cells."""
+    h, w = memory.grid.rows.shape[1], memory.grid.columns.shape[1]
+    return AttentionWeights(weights[..., : h * w].reshape(*weights.shape[:3], h, w), 1 / memory.grid.cell)
 
 
 def network(config: ModelConfig, num_classes: int, *, dtype="float32", remat: bool = False) -> Network:

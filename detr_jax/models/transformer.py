@@ -11,14 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from detr_jax.config import ModelConfig
 from detr_jax.models.focus import Focus
 from detr_jax.models.layers import LayerNorm, Linear, apply_layer, apply_linears
 from detr_jax.models.position_encoding import Grid
 from detr_jax.models.queries import Queries
-from detr_jax.ops.attention import attend
+from detr_jax.ops.attention import attend, attention_weights
 from detr_jax.ops.dropout import dropout, split_key
 from detr_jax.ops.relu import relu
 from detr_jax.structures import Array
@@ -49,20 +49,34 @@ class Attention(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B Q D"]:
         """Attends to the valid keys, with ``bias`` added to the logits. ``keys`` None: the queries are the keys."""
+        q, k, bias = self._compare(queries, keys, key_valid, bias)
+        attended = attend(q, k, self._split_heads(self.value(values)), bias, dropout_key, self.dropout_rate)
+        return self.out(attended.swapaxes(1, 2).reshape(*queries.shape))
 
-        def split_heads(x):  # [B n D] -> [B A n D/A]
-            return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
+    def weights(
+        self,
+        queries: Float[Array, "B Q D"],
+        keys: Float[Array, "B S D"],
+        key_valid: Bool[Array, "B S"] | None = None,
+        bias: Float[Array, "#B #A Q S"] | None = None,
+    ) -> Float[Array, "B A Q S"]:
+        """How much each query attends to each key; zero for keys that are not valid."""
+        return attention_weights(*self._compare(queries, keys, key_valid, bias))
 
+    def _compare(self, queries, keys, key_valid, bias):
+        """Scaled queries and keys [B A n D/A], and the bias of their logits, which hides keys that are not valid."""
         if keys is None:
             q, k = apply_linears(queries, self.query, self.key)
         else:
             q, k = self.query(queries), self.key(keys)
-        q, k, v = split_heads(q), split_heads(k), split_heads(self.value(values))
+        q, k = self._split_heads(q), self._split_heads(k)
         if key_valid is not None:  # a finite bias: a row without any valid key becomes uniform instead of NaN
             hidden = jnp.where(key_valid, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
             bias = hidden if bias is None else bias + hidden
-        attended = attend(q * (q.shape[-1] ** -0.5), k, v, bias, dropout_key, self.dropout_rate)
-        return self.out(attended.swapaxes(1, 2).reshape(*queries.shape))
+        return q * (q.shape[-1] ** -0.5), k, bias
+
+    def _split_heads(self, x: Float[Array, "B n D"]) -> Float[Array, "B A n E"]:
+        return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
 
 
 class FeedForward(nnx.Module):
@@ -88,9 +102,12 @@ class Residual(nnx.Module):
         self.dropout_rate, self.pre_norm = config.dropout, config.pre_norm
 
     def __call__(self, x: Float[Array, "B n D"], sublayer, dropout_key: jax.Array | None) -> Float[Array, "B n D"]:
-        if self.pre_norm:
-            return x + dropout(sublayer(self.norm(x)), self.dropout_rate, dropout_key)
-        return self.norm(x + dropout(sublayer(x), self.dropout_rate, dropout_key))
+        total = x + dropout(sublayer(self.enter(x)), self.dropout_rate, dropout_key)
+        return total if self.pre_norm else self.norm(total)
+
+    def enter(self, x: Float[Array, "B n D"]) -> Float[Array, "B n D"]:
+        """What the sublayer sees of x."""
+        return self.norm(x) if self.pre_norm else x
 
 
 class EncoderLayer(nnx.Module):
@@ -116,6 +133,25 @@ class EncoderLayer(nnx.Module):
         )
         return around_feed_forward(x, lambda y: self.feed_forward(y, keys[2]), keys[3])
 
+    def look(
+        self,
+        x: Float[Array, "B S D"],
+        positions: Float[Array, "B S D"],
+        valid: Bool[Array, "B S"],
+        cells: Int[Array, "B M"],
+    ) -> Float[Array, "B A M S"]:
+        """How much these cells attend to each cell."""
+        y = self.residuals[0].enter(x) + positions
+        return self.self_attention.weights(jnp.take_along_axis(y, cells[..., None], axis=1), y, valid)
+
+
+class EncoderInput(NamedTuple):
+    """What goes into a layer of the encoder."""
+
+    x: Float[Array, "B S D"]
+    positions: Float[Array, "B S D"]
+    valid: Bool[Array, "B S"]
+
 
 class Memory(NamedTuple):
     """The image as tokens, for the decoder to read."""
@@ -124,6 +160,11 @@ class Memory(NamedTuple):
     positions: Float[Array, "B S D"]
     valid: Bool[Array, "B S"]
     grid: Grid
+
+    def cells_at(self, points: Float[Array, "B M 2"]) -> Int[Array, "B M"]:
+        """The cells of the image that these points (x, y), in units of its sides, lie in."""
+        away = jnp.abs(points[:, :, None] - self.grid.centers[:, None]) / self.grid.cell[:, None, None, ::-1]
+        return jnp.argmin(jnp.where(self.valid[:, None], away.max(axis=-1), jnp.inf), axis=-1)
 
 
 class DecoderLayer(nnx.Module):
@@ -150,19 +191,49 @@ class DecoderLayer(nnx.Module):
     ) -> Float[Array, "B N D"]:
         """The queries after this layer. ``self_bias`` says which query sees which; ``anchors`` are for the focus."""
         keys = split_key(dropout_key, 6)
-        around_self, around_cross, around_feed_forward = self.residuals
-
-        def attend_to_queries(y):
-            return self.self_attention(y + query_positions, None, y, bias=self_bias, dropout_key=keys[0])
+        _, around_cross, around_feed_forward = self.residuals
 
         def attend_to_image(y):
-            focus = None if self.focus is None else self.focus(y, anchors, memory.grid)
-            keys_of_image = memory.tokens + memory.positions
-            return self.cross_attention(y + query_positions, keys_of_image, memory.tokens, memory.valid, focus, keys[2])
+            queries, image, focus = self._compare_with_image(y, query_positions, memory, anchors)
+            return self.cross_attention(queries, image, memory.tokens, memory.valid, focus, keys[2])
 
-        x = around_self(x, attend_to_queries, keys[1])
+        x = self._attend_to_queries(x, query_positions, self_bias, keys)
         x = around_cross(x, attend_to_image, keys[3])
         return around_feed_forward(x, lambda y: self.feed_forward(y, keys[4]), keys[5])
+
+    def look(
+        self,
+        x: Float[Array, "B N D"],
+        query_positions: Float[Array, "B N D"],
+        memory: Memory,
+        self_bias: Float[Array, "B 1 N N"] | None = None,
+        anchors: Float[Array, "B N 4"] | None = None,
+    ) -> Float[Array, "B A N S"]:
+        """How much each query attends to each cell of the image."""
+        y = self.residuals[1].enter(self._attend_to_queries(x, query_positions, self_bias, (None, None)))
+        queries, image, focus = self._compare_with_image(y, query_positions, memory, anchors)
+        return self.cross_attention.weights(queries, image, memory.valid, focus)
+
+    def _attend_to_queries(self, x, query_positions, self_bias, keys):
+        def attend_to_all(y):
+            return self.self_attention(y + query_positions, None, y, bias=self_bias, dropout_key=keys[0])
+
+        return self.residuals[0](x, attend_to_all, keys[1])
+
+    def _compare_with_image(self, y, query_positions, memory, anchors):
+        """Queries, keys and bias of the attention into the image."""
+        focus = None if self.focus is None else self.focus(y, anchors, memory.grid)
+        return y + query_positions, memory.tokens + memory.positions, focus
+
+
+class DecoderInput(NamedTuple):
+    """What goes into a layer of the decoder."""
+
+    x: Float[Array, "B N D"]
+    query_positions: Float[Array, "B N D"]
+    memory: Memory
+    self_bias: Float[Array, "B 1 N N"] | None
+    anchors: Float[Array, "B N 4"] | None
 
 
 class Transformer(nnx.Module):
@@ -181,27 +252,29 @@ class Transformer(nnx.Module):
         positions: Float[Array, "B S D"],
         valid: Bool[Array, "B S"],
         dropout_key: jax.Array | None = None,
-    ) -> Float[Array, "B S D"]:
-        """The tokens after all encoder layers."""
+    ) -> tuple[Float[Array, "B S D"], EncoderInput | None]:
+        """The tokens after all encoder layers, and what went into the last layer, if there is one."""
         cells = x.shape[1]
 
         def align(tokens):  # [B S ...] -> [B S8 ...]; else XLA would pad the attention weights of every layer
             return jnp.pad(tokens, [(0, 0), (0, -cells % ALIGNMENT)] + [(0, 0)] * (tokens.ndim - 2))
 
-        x, positions, valid = align(x), align(positions), align(valid)
+        x, positions, valid, entered = align(x), align(positions), align(valid), None
         for layer, key in zip(self.encoder, split_key(dropout_key, len(self.encoder)), strict=True):
+            entered = EncoderInput(x, positions, valid)
             x = apply_layer(layer, x, positions, valid, key, remat=self.remat)
         x = x[:, :cells]
-        return x if self.encoder_norm is None else self.encoder_norm(x)
+        return x if self.encoder_norm is None else self.encoder_norm(x), entered
 
     def decode(
         self, queries: Queries, memory: Memory, dropout_key: jax.Array | None = None
-    ) -> tuple[Queries, Float[Array, "L B N D"]]:
-        """The queries as the last layer leaves them, and the normed output of every layer."""
+    ) -> tuple[Queries, Float[Array, "L B N D"], DecoderInput]:
+        """The queries as the last layer leaves them, the normed output of every layer, and what the last one got."""
         x, outputs = queries.contents, []
         for layer, key in zip(self.decoder, split_key(dropout_key, len(self.decoder)), strict=True):
             positions, anchors = queries.place()
+            entered = DecoderInput(x, positions, memory, queries.bias, anchors)
             x = apply_layer(layer, x, positions, memory, key, queries.bias, anchors, remat=self.remat)
             outputs.append(self.decoder_norm(x))
             queries = queries.refine(outputs[-1])
-        return queries, jnp.stack(outputs)
+        return queries, jnp.stack(outputs), entered

@@ -29,6 +29,14 @@ def attend(
     return _attend(q, k, v, bias, dropout_key, dropout_rate, bias_like)
 
 
+def attention_weights(
+    q: Float[Array, "B A Q E"], k: Float[Array, "B A S E"], bias: Float[Array, "#B #A #Q S"] | None
+) -> Float[Array, "B A Q S"]:
+    """softmax(q k + bias) in float32: the weights that ``attend`` gives to the keys of each query, before dropout."""
+    logits = _contract(q, k, 3, 3).astype(jnp.float32)
+    return jax.nn.softmax(logits if bias is None else logits + bias)
+
+
 def attend_definition(
     q: Float[Array, "B A Q E"],
     k: Float[Array, "B A S E"],
@@ -53,8 +61,7 @@ def _attend(q, k, v, bias, dropout_key, dropout_rate, bias_like):
 
 
 def _forward(q, k, v, bias, dropout_key, dropout_rate, bias_like):
-    logits = _contract(q, k, 3, 3).astype(jnp.float32)
-    weights = jax.nn.softmax(logits if bias is None else logits + bias).astype(v.dtype)
+    weights = attention_weights(q, k, bias).astype(v.dtype)
     # The barrier delays the dropout bits until the weights exist; XLA would draw all layers' bits first and keep them.
     weights, delayed_key = lax.optimization_barrier((weights, dropout_key))
     output = _contract(dropout(weights, dropout_rate, delayed_key), v, 3, 2)

@@ -1,6 +1,7 @@
 """Every file of a folder is an image, looks like one, or is counted."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -89,10 +90,37 @@ def test_what_looks_like_an_image_is_named_and_the_rest_is_counted(tmp_path):
         "f.heic", "phone", "g.avif", "h.psd", "odd.svg", "broken.tga", "raw.nef", "dangling.jpg",
     }  # fmt: skip
     assert {path.name for path in found.others} == {
-        "notes.txt", "table.csv", "clip.mp4", "._a.jpg", "readme", "a.json", "pipe",
+        "notes.txt", "table.csv", "._a.jpg", "readme", "a.json", "pipe",
     }  # fmt: skip
+    assert [path.name for path in found.unasked] == ["clip.mp4"] and not found.videos
     assert "HEIC" in found.unusable[tmp_path / "f.heic"] and "preview" in found.unusable[tmp_path / "raw.nef"]
     assert "leads nowhere" in found.unusable[tmp_path / "dangling.jpg"]
+
+
+VIDEOS = {
+    "clip.mp4": b"\0\0\0\x18ftypmp42",
+    "b.MOV": b"",
+    "phone": b"\0\0\0\x18ftypqt  ",
+    "c.dat": b"RIFF\0\0\0\0AVI LIST",
+}
+
+
+def test_videos_are_taken_where_they_are_named_or_match(folder):
+    for name, content in VIDEOS.items():
+        (folder / name).write_bytes(content)
+    found = find_images([str(folder)])
+    assert {path.name for path in found.unasked} == VIDEOS.keys() and not found.videos
+    assert not VIDEOS.keys() & {path.name for path in [*found.images, *found.others, *found.unusable]}
+    for inputs in ([folder, folder / "clip.mp4"], [folder / "clip.mp4", folder], [folder / "*.mp4", folder]):
+        found = find_images([str(one) for one in inputs])
+        assert [path.name for path in found.videos] == ["clip.mp4"]
+        assert {path.name for path in found.unasked} == VIDEOS.keys() - {"clip.mp4"}
+    found = find_images([str(folder)], [str(folder / "phone")])
+    assert [path.name for path in found.videos] == ["phone"] and not found.unusable.get("phone")
+    (folder / "films").mkdir()
+    shutil.copy(folder / "clip.mp4", folder / "films")
+    with pytest.raises(UserError, match=f"holds no image; to take its videos, .*--input={folder}/films/clip.mp4"):
+        find_images([str(folder / "films")])
 
 
 def test_own_drawings_are_known_wherever_they_lie(folder):

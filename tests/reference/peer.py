@@ -231,7 +231,7 @@ def forward(network: Network):
 
         with mock.patch.object(Transformer, "encode", catching):
             predictions: Predictions = network.apply(arrays, Pixels(images, sizes))
-        return Outputs(predictions.logits, predictions.boxes, caught[0])
+        return Outputs(predictions.logits, predictions.boxes, caught[0][0])
 
     return jax.jit(both)
 

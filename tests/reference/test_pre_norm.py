@@ -99,7 +99,7 @@ class Both(nnx.Module):
         self.transformer = Transformer(config, dtype=jax.numpy.float32, rngs=rngs)
 
     def __call__(self, tokens, valid, positions, queries):
-        memory = self.transformer.encode(tokens, positions, valid)
+        memory, _ = self.transformer.encode(tokens, positions, valid)
         read = Memory(memory, positions, valid, make_grid(jax.numpy.full((2, 2), 30), 1, 30, 1))
         start = FixedQueries(jax.numpy.zeros_like(queries), queries, Heads(None, None))
         return memory, self.transformer.decode(start, read)[1]

@@ -43,7 +43,9 @@ def test_attention_belongs_to_its_detection(name):
     for row, (detections, attended) in rows.items():
         np.testing.assert_allclose(detections.scores, plain[row].scores, atol=1e-5)
         assert len(attended.detections) == WATCHED and attended.detections == detections.best(WATCHED)
-        alone = next(iter(detector._compute(lambda *given: given[1].inputs, ImageFiles([IMAGES[row]]), 1, None, None)))[1]
+        alone = next(iter(detector._compute(lambda *given: given[1].inputs, ImageFiles([IMAGES[row]]), 1, None, None)))[
+            1
+        ]
         predictions, decoder, encoder = jax.jit(
             lambda arrays, inputs: detector.network.apply(
                 arrays, inputs, lambda one: np.tile(every, (len(one.boxes[-1]), 1)), method="with_attention"

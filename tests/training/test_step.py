@@ -260,3 +260,20 @@ def test_figures_of_a_fast_model_are_those_of_its_layers():
         for name, values in terms._asdict().items():
             np.testing.assert_allclose(metrics[name + suffix], values[0], rtol=1e-4, err_msg=name + suffix)
     assert len(found) == 3
+
+
+# --- One program ---
+
+
+def test_one_program_serves_every_seed_rate_and_length():
+    """Else a sweep would compile for each of its runs."""
+
+    def lower(**changes) -> str:
+        recipe = make_small_recipe({"optim.schedule": "cosine", **changes})
+        state = jax.eval_shape(lambda: init_state(recipe.network.init(jax.random.key(0)), recipe))
+        return jax.jit(lambda state, batch: step.train_step(state, batch, recipe)).lower(state, make_batch()).as_text()
+
+    text = lower()
+    assert lower(**{"optim.lr": 3e-4, "optim.lr_backbone": 1e-6, "optim.weight_decay": 0.3, "seed": 7}) == text
+    assert lower(**{"optim.warmup_steps": 50, "train.steps": 7}) == text
+    assert lower(**{"optim.clip_norm": 0.3}) != text  # the comparison can fail

@@ -156,7 +156,7 @@ def test_resumes_with_another_fsdp(programs, unbroken, tmp_path, monkeypatch):
     train(programs.config(SHORT | {"train.steps": 2}), workdir)
     for fsdp, step in ((2, 2), (1, 4)):
         config = programs.config(SHORT | {"train.fsdp": fsdp, "train.steps": step + 2})
-        assert find_start(workdir, config) == step
+        assert find_start(workdir, config) == (step, config)
         folder = workdir / f"checkpoints/{step}"
         categories = Categories.from_rows(checkpoints.read_info(folder)["categories"])
         recipe = make_recipe(config, categories, make_calendar(config.train, 6), devices.make_mesh(fsdp))

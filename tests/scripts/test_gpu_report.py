@@ -1,4 +1,4 @@
-"""The GPU report, run on a CPU at a tiny size: every part runs and gives its figures."""
+"""The GPU report, run on a CPU at a tiny size: its parts run and give their figures."""
 
 import json
 import os
@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = (
-    "agree step_r50 match infer_bf16 step_fast step_device step_remat step_pallas step_float32 step_r101 step_dc5 "
-    "infer_float32"
-)
+# One of each kind: the others differ in a word of the configuration, and each takes a minute to compile.
+PARTS = "agree step_r50 match infer_bf16 step_fast step_device step_remat"
 
 SMALL = {"TINY": "1", "MINUTES": "30", "XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled for one short step
 
 
 @pytest.mark.slow
-def test_every_part_runs(tmp_path):
+def test_its_parts_run(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
     done = subprocess.run(
         ["bash", "scripts/gpu_report.sh", str(tmp_path)],
@@ -37,9 +35,6 @@ def test_every_part_runs(tmp_path):
     for part in (part for part in PARTS.split() if part.startswith("step")):
         figures = report[part]["step"]
         assert figures["canvases"][0]["finite"] and figures["images_per_second"] > 0
-    assert report["step_r101"]["step"]["canvases"][0]["gflop_per_image"] > (
-        1.2 * report["step_float32"]["step"]["canvases"][0]["gflop_per_image"]
-    )
 
 
 def test_a_part_without_time_left_is_named(tmp_path):

@@ -11,10 +11,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-def pytest_configure(config):
-    """The plain tests compile more than they compute; the long ones, a session of their own, train to an end."""
-    if config.getoption("markexpr") == "not slow":
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+def pytest_configure():
+    """Nearly all tests compile more than they compute; ``programs.OPTIMISED`` is for the others."""
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture(scope="session")

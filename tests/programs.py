@@ -43,6 +43,7 @@ SETTINGS = {  # of the debug model, made so small that a step is milliseconds
     "train.checkpoint_every": 3,
     "train.eval_every": 3,
 }
+OPTIMISED = {"XLA_FLAGS": ""}  # for a program that computes more than it compiles
 MODEL = tuple(f"--config.{name}={value}" for name, value in SETTINGS.items())
 # Imports a program once and lets a fork of itself run each command: a process each, without seconds of imports each.
 FORKS = """

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from tests.programs import rows
+from tests.programs import OPTIMISED, rows
 
 pytestmark = pytest.mark.slow
 
 
 def run(programs, verb, *arguments):
-    done = programs.run(verb, *arguments)
+    done = programs.run(verb, *arguments, **OPTIMISED)
     assert done.returncode == 0, (done.stdout, done.stderr)
     return done.stdout
 

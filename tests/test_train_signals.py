@@ -11,6 +11,7 @@ import pytest
 
 from detr_jax.weights.manifest import damage
 from tests.programs import (
+    OPTIMISED,
     assert_same_state,
     finish,
     last_logged,
@@ -22,7 +23,7 @@ from tests.programs import (
 
 LONG = ("--config.train.steps=300", "--config.train.log_every=1", "--config.train.eval_every=300")
 LONG += ("--config.train.checkpoint_every=1000",)
-UNCACHED = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+UNCACHED = {"JAX_ENABLE_COMPILATION_CACHE": "false"} | OPTIMISED
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 # Reading step 5 never ends, in native code that no signal interrupts.
 HANGING_READ = """

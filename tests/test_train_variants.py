@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.programs import arrays, evaluations, rows
+from tests.programs import OPTIMISED, arrays, evaluations, rows
 
 LAYER4 = ("--config.model.last_stage=layer4", "--config.model.heads=8")  # what a mask head stands on
 
@@ -37,6 +37,6 @@ def test_eight_images_are_learnt_by_heart(programs, tmp_path):
         f"--workdir={tmp_path}/run",
         f"--config.data.dir={programs.data}",
     ]
-    done = programs.run("train", *arguments)
+    done = programs.run("train", *arguments, **OPTIMISED)
     assert done.returncode == 0, done.stderr
     assert evaluations(tmp_path / "run")[-1][0] >= 0.90

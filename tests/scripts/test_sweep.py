@@ -126,9 +126,8 @@ def test_a_real_sweep_is_stopped_and_goes_on(programs, tmp_path, leaves_nothing_
     script, output = REPOSITORY / "scripts" / "sweep.py", tmp_path / "sweep"
     flags = [*programs.training(tmp_path)[:1], *programs.training(tmp_path)[2:], "--config.train.steps=60",
              "--over=optim.lr=1e-4,1e-3", "--seeds=2", f"--output={output}"]  # fmt: skip
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # each run compiles its own program
     first = output / "lr=0.0001,seed=42"
-    process = programs.launch(script, *flags, **quick)
+    process = programs.launch(script, *flags)
     wait_for(lambda: last_logged(first) >= 3)
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process, 300)
@@ -137,7 +136,7 @@ def test_a_real_sweep_is_stopped_and_goes_on(programs, tmp_path, leaves_nothing_
     assert stopped >= 3 and not (output / "lr=0.0001,seed=43").exists()
 
     (output / "lr=0.001,seed=43" / "checkpoints" / "7").mkdir(parents=True)  # damaged: it cannot start
-    done = programs.launch(script, *flags, **quick)
+    done = programs.launch(script, *flags)
     status, out, err = finish(done, 1500)
     assert status == 1, out + err
     assert f"continues at step {stopped}" in (first / "output.txt").read_text()

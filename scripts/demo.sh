@@ -11,4 +11,4 @@ words=${1:-fast}
 .venv/bin/python -m detr_jax.evaluate --workdir=runs/"$words"
 .venv/bin/python -m detr_jax.dataset show --data_dir=data --name=shapes --split=val --n=16 --output=runs/"$words"/dataset.png
 echo "Trained was configs/shapes.py:$words (fast: encoder-selected queries + focal loss; plain DETR: configs/shapes.py:plain)"
-echo "Look at runs/$words: curves.png, samples/ (annotations left, detections right), eval/, dataset.png"
+echo "Look at runs/$words: report.html, curves.png, samples/ (annotations left, detections right), eval/, dataset.png"

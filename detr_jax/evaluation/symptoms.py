@@ -11,12 +11,14 @@ from jaxtyping import Float
 
 LEARNED = 0.05  # AP from which a detector has learned something, ...
 LEARNED_WELL = 0.15  # ... and from which it should know every class
-FEWEST = 10  # rows of training that tell something
+FEWEST = 10  # rows of training that tell something, ...
+FEWEST_STEPS = 100  # ... and steps that they must span
 FLAT = 0.97  # of the loss at the beginning: above it nothing was learned
 RISEN = 1.2  # times the lowest loss
 OVERFIT = 1.1  # times the lowest validation loss
 SEEN = 0.1  # mean best score of an image, below which nothing is claimed
 ALIKE = 0.03  # standard deviation of the boxes' centres in an image that is 1 wide
+LONG_ENOUGH = 1000  # steps after which learned queries should differ
 LOW_RATE, HIGH_RATE = 2e-5, 5e-4  # learning rates of AdamW between which detectors usually learn
 WAITING = 0.3  # share of the time
 PADDING = 0.35  # share of the pixels
@@ -73,8 +75,9 @@ class Log:
     @property
     def smooth(self) -> Float[np.ndarray, " W"]:
         """Medians of the loss over tenths of the rows so far, without those of the warm-up."""
-        losses = self.losses[(self.steps > self.course.warmup_steps) & np.isfinite(self.losses)]
-        if len(losses) < FEWEST:
+        counted = (self.steps > self.course.warmup_steps) & np.isfinite(self.losses)
+        losses = self.losses[counted]
+        if len(losses) < FEWEST or np.ptp(self.steps[counted]) < FEWEST_STEPS:
             return np.zeros(0)
         return np.array([np.median(part) for part in np.array_split(losses, 10)])
 
@@ -143,14 +146,22 @@ def _no_object(log: Log) -> str:
 
 
 def _alike(log: Log) -> str:
-    last = log.checks[-1] if log.checks else {}
-    spread = last.get("query_spread")
-    if spread is None or spread >= ALIKE or log.progress < 0.1:
+    """Learned queries begin alike, so what counts is that they were apart before, or that it lasts."""
+    spreads = [(row["step"], row["query_spread"]) for row in log.checks if row.get("query_spread") is not None]
+    if not spreads or spreads[-1][1] >= ALIKE:
+        return ""
+    last, before = spreads[-1], max((spread for _, spread in spreads[:-1]), default=0.0)
+    seen = f"all queries say nearly the same: their boxes' centres differ by {last[1]:.3f} of an image's side"
+    if before > 3 * ALIKE:
+        return (
+            f"{seen}, and by {before:.3f} before; the learning rate is probably too high: "
+            f"try optim.lr={log.course.lr / 5:g} in a new workdir, and optim.clip_norm=0.1"
+        )
+    if last[0] < LONG_ENOUGH or log.progress < 0.3:
         return ""
     return (
-        f"all queries say nearly the same: their boxes' centres differ by {spread:.3f} of an image's side; "
-        f"the learning rate is probably too high: try optim.lr={log.course.lr / 5:g} in a new workdir, and "
-        "optim.clip_norm=0.1"
+        f"{seen}, as at the beginning; try optim.lr=1e-4, start from weights (model.backbone_weights, init_from), or "
+        "use the fast detector, whose queries begin at different places (the word fast)"
     )
 
 

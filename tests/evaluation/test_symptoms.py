@@ -77,9 +77,17 @@ def test_everything_is_no_object():
     assert names([*rows, check(600, 0.2, best_score=0.04)]) == []
 
 
-def test_all_queries_are_alike():
-    rows = [*trained(falling()), check(500, 0.001, best_score=0.03, query_spread=0.004)]
-    assert names(rows) == ["all queries alike"] and "0.004" in text(rows, "all queries alike")
+def test_all_queries_have_become_alike():
+    rows = [*trained(falling()), *(check(step, 0.001, query_spread=0.3 / step) for step in (1, 500))]
+    assert names(rows) == ["all queries alike"] and "optim.lr=2e-05" in text(rows, "all queries alike")
+
+
+def test_all_queries_stay_alike():
+    rows = [*trained(falling(100)), *(check(step, 0.001, query_spread=0.004) for step in (500, 2000))]
+    assert names(rows[:-1], total_steps=4000) == []  # learned queries begin like that
+    assert names(rows, total_steps=4000) == ["all queries alike"]
+    assert "the word fast" in text(rows, "all queries alike", total_steps=4000)
+    assert names(rows, total_steps=100_000) == []
 
 
 def test_overfitting_is_a_validation_loss_that_rises_while_ap_does_not():
@@ -136,5 +144,5 @@ def test_healthy_runs_have_no_symptom_at_any_moment(path):
         assert find_symptoms(rows[:count], Course(**course)) == [], rows[count - 1]["step"]
 
 
-def test_there_are_five_healthy_runs():
-    assert len(list(HEALTHY.glob("*.jsonl"))) >= 5
+def test_there_are_several_healthy_runs():
+    assert len(list(HEALTHY.glob("*.jsonl"))) >= 4

@@ -119,7 +119,7 @@ def test_photos_resized_by_the_step(programs, tmp_path):
 )
 def test_three_processes_stop_together(programs, tmp_path, number, asked):
     """Whoever is asked: all stop after the same step, save it once, and go on bit for bit."""
-    more = (*LONG, "--config.train.batch_size=3", "--config.train.steps=60")
+    more = (*LONG, "--config.train.batch_size=3", "--config.train.steps=30")
     processes = start_hosts(programs, tmp_path / "run", 3, *more)
     wait_for(lambda: last_logged(tmp_path / "run") >= 5)
     begin = time.monotonic()
@@ -129,7 +129,7 @@ def test_three_processes_stop_together(programs, tmp_path, number, asked):
     assert time.monotonic() - begin < 40
     assert [(status, err) for status, _, err in ended] == [(0, "")] * 3
     stopped_at = saved_steps(tmp_path / "run")[-1]
-    assert 5 <= stopped_at < 60 and f"step {stopped_at} is saved" in ended[0][1]
+    assert 5 <= stopped_at < 30 and f"step {stopped_at} is saved" in ended[0][1]
     assert [len(out.splitlines()) for _, out, _ in ended[1:]] == [1, 1]
     ended = finish_all(start_hosts(programs, tmp_path / "run", 3, *more), 600)
     assert [(status, err) for status, _, err in ended] == [(0, "")] * 3
@@ -137,7 +137,7 @@ def test_three_processes_stop_together(programs, tmp_path, number, asked):
     unbroken = programs.folder / "three processes"
     if not unbroken.exists():
         finish_all(start_hosts(programs, unbroken, 3, *more), 600)
-    assert_same_state(tmp_path / "run", unbroken, 60)
+    assert_same_state(tmp_path / "run", unbroken, 30)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ def test_updates_equal_torchs(differences):
     ]
     their_adamw = torch.optim.AdamW(groups, lr=OPTIM.lr, weight_decay=OPTIM.weight_decay)
     tx, numbers = optimizer.make_optimizer(OPTIM.b2, OPTIM.schedule), optimizer.make_hyperparameters(OPTIM)
+    params = jax.device_put(params)
     state = tx.init(params)
 
     @jax.jit

@@ -20,6 +20,7 @@ SEEN = 0.1  # mean best score of an image, below which nothing is claimed
 ALIKE = 0.03  # standard deviation of the boxes' centres in an image that is 1 wide
 LONG_ENOUGH = 1000  # steps after which learned queries should differ
 LOW_RATE, HIGH_RATE = 2e-5, 5e-4  # learning rates of AdamW between which detectors usually learn
+TOO_HIGH_RATE = 5e-3  # nothing here learns well above it
 WAITING = 0.3  # share of the time
 PADDING = 0.35  # share of the pixels
 FULL = 0.8  # of the queries
@@ -129,9 +130,10 @@ def _flat_loss(log: Log) -> str:
 
 def _slow_learning(log: Log) -> str:
     rate, best = log.course.lr, max(log.aps, default=1.0)
-    if log.progress < 0.3 or rate >= LOW_RATE or best > LEARNED:
+    if log.progress < 0.3 or LOW_RATE <= rate <= TOO_HIGH_RATE or best > LEARNED:
         return ""
-    return f"AP is {best:.3f} after {log.progress:.0%} of the run, and optim.lr={rate:g} is low; try optim.lr=1e-4"
+    seen = f"AP is {best:.3f} after {log.progress:.0%} of the run, and optim.lr={rate:g} is"
+    return f"{seen} low; try optim.lr=1e-4" if rate < LOW_RATE else f"{seen} high; try optim.lr={rate / 10:g}"
 
 
 def _no_object(log: Log) -> str:

@@ -136,6 +136,12 @@ def test_a_low_learning_rate():
     assert names(rows, lr=1e-6) == ["slow learning"] and "optim.lr=1e-4" in text(rows, "slow learning", lr=1e-6)
 
 
+def test_a_high_learning_rate_with_which_the_loss_still_falls():
+    rows = [*trained(falling()), check(800, 0.018, best_score=0.3)]
+    assert "optim.lr=0.03 is high; try optim.lr=0.003" in text(rows, "slow learning", lr=0.03)
+    assert names(rows, lr=1e-3) == []
+
+
 @pytest.mark.parametrize("path", sorted(HEALTHY.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_healthy_runs_have_no_symptom_at_any_moment(path):
     """Logs of trainings that reached a good AP, looked at after every row."""

@@ -1,4 +1,4 @@
-"""The errors that are meant for a person."""
+"""The errors that are meant for a person, and what to tell of others."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class BrokenImage(UserError):
     """An image of a dataset that cannot be decoded. A run of days goes on without it (``data.strict``)."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, for a sentence: the first line, or what kind of error it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

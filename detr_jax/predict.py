@@ -57,6 +57,7 @@ from detr_jax.inference.throughput import Throughput
 from detr_jax.inference.tiles import Tiling, detect_in_tiles
 from detr_jax.inference.videos import Frame, Video, open_videos, writing_video
 from detr_jax.inference.web_images import download_images, refuse_web_addresses
+from detr_jax.spelling import count
 from detr_jax.structures import Detections
 
 READING, MODEL, WRITING = "waiting for images", "model", "drawing"
@@ -83,7 +84,7 @@ def report(found: Found, checked: Checked, inputs: list[str], output: Path) -> N
         print(f"left out {path}: {reason}", file=sys.stderr)
     if found.others:
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in found.others).most_common(5)
-        some = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
+        some = ", ".join(f"{number} {suffix}" for suffix, number in suffixes)
         print(f"files that are no images, passed over: {len(found.others)} ({some})")
     if found.drawn:
         print(f"pictures and videos that predict has drawn, passed over: {len(found.drawn)}, such as {found.drawn[0]}")
@@ -94,7 +95,7 @@ def report(found: Found, checked: Checked, inputs: list[str], output: Path) -> N
         some = f"{len(found.prelabels)}, such as {found.prelabels[0]}"
         print(f"folders of annotations that predict has written, not searched: {some}")
     if checked.frames:
-        some = ", ".join(f"{path} ({count})" for path, count in list(checked.frames.items())[:3])
+        some = ", ".join(f"{path} ({number})" for path, number in list(checked.frames.items())[:3])
         print(f"files with several pictures, of which the first is used: {len(checked.frames)}, such as {some}")
     place = output.resolve()
     for entry in inputs:
@@ -108,8 +109,8 @@ def report(found: Found, checked: Checked, inputs: list[str], output: Path) -> N
 def report_replaced(output: Path, drawings: list[str]) -> None:
     """Says which files of an earlier run are replaced."""
     old = ["predictions.json"] * (output / "predictions.json").exists()
-    count = sum((output / name).exists() for name in drawings)
-    old += [f"{count} drawing{'' if count == 1 else 's'}"] * (count > 0)
+    drawn = sum((output / name).exists() for name in drawings)
+    old += [count(drawn, "drawing")] * (drawn > 0)
     if old:
         print(f"--output={output} holds results of an earlier run, which are replaced: {' and '.join(old)}")
 
@@ -245,27 +246,22 @@ def detect_in_frames(job: Job, video: Video) -> Iterator[tuple[Frame, Detections
 
 def detect_in_video(job: Job, video: Video, name: str, first_id: int) -> tuple[list[dict], int]:
     """Detects and, if asked for, writes the video with its detections; its rows, and how many frames were looked at."""
-    rows, count, every = [], 0, job.args.every
+    rows, looked, every = [], 0, job.args.every
     results = job.clock.over(detect_in_frames(job, video), MODEL)
     with contextlib.ExitStack() as open_files:
         writer = None
         for frame, detections in job.bar(results, video.count and -(-video.count // every), "frame"):
-            found = make_rows(detections, first_id + count, video.path)
+            found = make_rows(detections, first_id + looked, video.path)
             rows += [{**row, "frame": frame.number, "seconds": round(frame.seconds, 3)} for row in found]
-            count += 1
+            looked += 1
             if job.args.draw and job.is_first:
                 with job.clock.spending(WRITING):
                     place = job.output / name
                     writer = writer or open_files.enter_context(writing_video(place, video.rate / every, SOFTWARE))
                     writer.add(np.asarray(detections.draw(frame.pixels)), frame.seconds)
     if video.problem and job.is_first:
-        print(f"{'used in part' if count else 'left out'} {video.path}: {video.problem}", file=sys.stderr)
-    return rows, count
-
-
-def several(count: int, what: str) -> str:
-    """Such as "1 image" or "4 images"."""
-    return f"{count} {what}{'s' * (count != 1)}"
+        print(f"{'used in part' if looked else 'left out'} {video.path}: {video.problem}", file=sys.stderr)
+    return rows, looked
 
 
 def main(argv: list[str]) -> int:
@@ -292,15 +288,15 @@ def main(argv: list[str]) -> int:
     predictions = detect_in_images(job, paths, ids, images, names) if paths else []
     frames, next_id = 0, max(ids, default=0) + 1
     for video, name in zip(videos, names.videos, strict=True):
-        rows, count = detect_in_video(job, video, name, next_id + frames)
-        predictions, frames, bad = predictions + rows, frames + count, bad + bool(video.problem)
+        rows, looked = detect_in_video(job, video, name, next_id + frames)
+        predictions, frames, bad = predictions + rows, frames + looked, bad + bool(video.problem)
     if job.is_first:
         with files.replacing(job.output / "predictions.json") as path:
             path.write_text(json.dumps(predictions, indent=1), encoding="utf-8")
     hosts.say(clock.summary())
     least = f"the thresholds of {args.thresholds}" if args.thresholds else args.threshold
-    looked_at = [several(len(paths), "image")] if paths else []
-    looked_at += [f"{several(frames, 'frame')} of {several(len(videos), 'video')}"] if videos else []
+    looked_at = [count(len(paths), "image")] if paths else []
+    looked_at += [f"{count(frames, 'frame')} of {count(len(videos), 'video')}"] if videos else []
     hosts.say(f"{len(predictions)} detections above {least} in {' and '.join(looked_at)}: see {job.output}")
     return 2 if bad else 0
 

@@ -1,4 +1,4 @@
-"""Names that are mistyped: which one was meant."""
+"""How words are written: which name was meant by one that is mistyped; one thing or several."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,11 @@ def nearest_name(given: str, known: Iterable[str]) -> str | None:
     by_case = {name.lower(): name for name in known}
     found = difflib.get_close_matches(given.lower(), by_case, n=1)
     return by_case[found[0]] if found else None
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def choices(given: str, known: Iterable[str]) -> str:

@@ -240,8 +240,12 @@ class Detections:
 
     def above(self, threshold: float | Float[np.ndarray, " K"]) -> "Detections":
         """Only the detections that score at least ``threshold``: one for all classes, or one for each label."""
+        return self.take(self.reach(threshold))
+
+    def reach(self, threshold: float | Float[np.ndarray, " K"]) -> Bool[np.ndarray, " n"]:
+        """Which of the detections ``above`` keeps."""
         least = threshold[self.labels] if isinstance(threshold, np.ndarray) else threshold
-        return self.take(self.scores >= least)
+        return self.scores >= least
 
     def best(self, count: int) -> "Detections":
         """Only the first ``count`` detections."""

@@ -165,10 +165,11 @@ def start_run(enter: Enter, config: Config, place: Workdir, mesh: jax.sharding.M
         reader = make_feature_reader(recipe, state, plan.buckets[0])
     steps, notes = CompiledSteps(StepLowering(recipe, reader), hosts.say, check_fits), fit.notes
     if config.train.minutes and not first_step:
-        times = time_run(steps, state, plan, train_split, reader, recipe, validation)
-        times, spent = hosts.from_first_host(lambda: (times, time.monotonic() - began))
-        config = fit_to_minutes(config, Times(*times), spent, plan.steps_per_epoch)
-        notes = [*notes, describe_lengths(config, Times(*times))]
+        own = time_run(steps, state, plan, train_split, reader, recipe, validation)
+        measured, spent = hosts.from_first_host(lambda: (own, time.monotonic() - began))
+        times = Times(*measured)
+        config = fit_to_minutes(config, times, spent, plan.steps_per_epoch)
+        notes = [*notes, describe_lengths(config, times)]
         calendar = make_calendar(config.train, plan.steps_per_epoch)
         recipe = make_recipe(config, train_split.categories, calendar, mesh)
         state, reports, digests = load_state(recipe, workdir / "checkpoints", 0)  # timing has used it up

@@ -12,12 +12,14 @@ import jax
 import pytest
 
 from detr_jax import devices
+from detr_jax import train as train_program
 from detr_jax.config_forms import to_dict
 from detr_jax.datasets.folders import find_splits
 from detr_jax.datasets.prepare import prepare_dataset
 from detr_jax.errors import UserError
 from detr_jax.structures import Categories
 from detr_jax.train import find_start, train
+from detr_jax.training import time_budget
 from detr_jax.training.calendar import make_calendar
 from detr_jax.training.lock import WorkdirLock
 from detr_jax.training.state import make_recipe, restore_state, store_state
@@ -73,6 +75,36 @@ def test_weights_are_reported_once_and_recorded(programs, unbroken, tmp_path):
     starts = json.loads((workdir / "run.json").read_text())["starts"]
     assert [start["weights_sha256"] for start in starts] == [{str(unbroken): digest}, {}]
     assert len(re.findall(r"loaded +\d+ arrays", (workdir / "train.log").read_text())) == 1
+
+
+def test_a_run_ends_when_ap_has_not_risen_and_stays_ended(programs, tmp_path):
+    """Every step scores 0 here, so the second evaluation is the first that does not rise."""
+    config = programs.config(SHORT | {"train.eval_every": 1, "train.patience": 1})
+    for _ in range(2):
+        assert train(config, tmp_path / "run")
+        assert saved_steps(tmp_path / "run")[-1] == 2
+    assert "AP has not risen in the last 1 evaluations" in (tmp_path / "run/train.log").read_text()
+    assert "The training ended early" in (tmp_path / "run/REPORT.md").read_text()
+
+
+def test_minutes_become_steps_that_a_run_keeps(programs, tmp_path, monkeypatch):
+    """The parts are really timed; the times that count are chosen: six steps fit, and later others would."""
+    seconds, real = [1000.0], time_budget.time_run
+
+    def time_run(*parts):
+        measured = real(*parts)
+        assert 0 < measured.step < 60 and 0 < measured.evaluation < 60 and measured.once == 0
+        return time_budget.Times(seconds[0], 0.0, 1.0)
+
+    monkeypatch.setattr(train_program, "time_run", time_run)
+    config = programs.config(SHORT | {"train.minutes": 120.0, "train.steps": 0})
+    train(config, tmp_path / "run")
+    made = json.loads((tmp_path / "run/config.json").read_text())["train"]
+    assert made["steps"] == saved_steps(tmp_path / "run")[-1] == 6 and made["minutes"] == 120.0
+    seconds[0] = 10.0
+    train(config, tmp_path / "run")  # done already
+    assert saved_steps(tmp_path / "run")[-1] == 6
+    assert (tmp_path / "run/train.log").read_text().count("--config.train.minutes=120 with 1e+03 s a step") == 1
 
 
 def test_other_settings_are_refused_and_nothing_is_changed(programs, unbroken):

@@ -71,7 +71,7 @@ def training_curves(rows: list[dict], path: str | os.PathLike) -> None:
       rows: rows of ``metrics.jsonl``; a value that is missing, null or not finite leaves a gap.
       path: the file to write.
     """
-    rows = [_with_ap(row) for row in rows]
+    rows = [with_scores(row) for row in rows]
     figure = Figure(figsize=(15, 8))
     # Training waits for this plot: layout="constrained" would take three times as long.
     figure.subplots_adjust(0.05, 0.07, 0.985, 0.95, wspace=0.18, hspace=0.15)
@@ -103,11 +103,10 @@ def class_curves(rows: list[dict], path: str | os.PathLike) -> None:
     chosen = ranked if len(ranked) <= MOST_CURVES else [*ranked[:half], *ranked[-half:]]
     figure = Figure(figsize=(9, 5), layout="constrained")
     panel = figure.subplots()
+    marker = "o" if len(checks) < 30 else ""
     for i, (name, _) in enumerate(chosen):
         points = np.array([(row["step"], row["AP_per_class"].get(name, np.nan)) for row in checks], float)
-        panel.plot(
-            *points.T, "-" if i < 10 else "--", marker="o" if len(checks) < 30 else "", markersize=3, label=str(i)
-        )
+        panel.plot(*points.T, "-" if i < 10 else "--", marker=marker, markersize=3, label=str(i))
     finish_panel(panel, "AP of each class" if len(chosen) == len(ranked) else "AP of the best and worst classes", False)
     panel.set(xlabel="step", ylim=(0, None))
     legend = panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
@@ -115,8 +114,10 @@ def class_curves(rows: list[dict], path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
-def _with_ap(row: dict) -> dict:
-    numbers = row.get("coco_eval_bbox") or ()
+def with_scores(row: dict) -> dict:
+    """A row of the log with the AP, AP50 and AP75 of an evaluation under their names, as far as there are any."""
+    numbers = row.get("coco_eval_bbox")
+    numbers = numbers if isinstance(numbers, list | tuple) else ()
     known = {name: n for name, n in zip(("AP", "AP50", "AP75"), numbers, strict=False) if _is_number(n) and n >= 0}
     return row | known  # -1: there is nothing to score
 

@@ -109,16 +109,17 @@ def _box_of_mask(mask: dict, path: Path, number: int) -> list[float]:
 
 def _check_row(row: dict, path: Path, number: int) -> None:
     box, score = row.get("bbox"), row.get("score")
-    if "bbox" in row and not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+    if "bbox" in row and not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
         raise UserError(f"{path}: the bbox of result {number} is {str(box)[:60]}, not four numbers")
-    if "score" in row and not _is_number(score):
+    if "score" in row and not is_number(score):
         raise UserError(f"{path}: the score of result {number} is {str(score)[:60]}, not a number")
     for key in ("image_id", "category_id"):
         if isinstance(row.get(key), list | dict):
             raise UserError(f"{path}: the {key} of result {number} is {str(row[key])[:60]}, not an id")
 
 
-def _is_number(value) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of a file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

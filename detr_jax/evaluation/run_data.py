@@ -10,6 +10,7 @@ import numpy as np
 from detr_jax import names
 from detr_jax.config import DataConfig
 from detr_jax.errors import UserError
+from detr_jax.spelling import count
 from detr_jax.structures import Categories
 
 MOST_BYTES = 30_000_000  # of an annotation file that is read only to count the objects of each class
@@ -112,8 +113,3 @@ def list_names(given: Sequence[str], most: int = 10) -> str:
     """Names in a sentence, the first of many."""
     shown = ", ".join(names.single_line(name) for name in given[:most])
     return shown + (f" and {len(given) - most} more" if len(given) > most else "")
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """``1 image``, ``2,000 images``."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from detr_jax.errors import UserError
 from detr_jax.evaluation.coco_eval import NAMES, ClassMetrics
 from detr_jax.evaluation.log_files import read_log
 from detr_jax.evaluation.patience import Patience
+from detr_jax.evaluation.results import is_number
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)  (.*)")  # of a line of train.log; lines without one go on
 START = re.compile(r"(?:starts|continues) at step (\d+) of (\d+): (.*)")
@@ -101,14 +101,17 @@ class RunFiles(NamedTuple):
     @property
     def is_finished(self) -> bool:
         """Whether all steps are done, or ``train.patience`` has ended it."""
-        return self.stopped_early or (self.total_steps is not None and self.last_step >= self.total_steps)
+        return self._is_complete or self.stopped_early
 
     @property
     def stopped_early(self) -> bool:
         """Whether ``train.patience`` has ended it."""
         most = self.config.train.patience if self.config else 0
-        done = self.total_steps is not None and self.last_step >= self.total_steps
-        return not done and Patience(most, {one.step: one.AP for one in self.evaluations}).over
+        return not self._is_complete and Patience(most, {one.step: one.AP for one in self.evaluations}).over
+
+    @property
+    def _is_complete(self) -> bool:
+        return self.total_steps is not None and self.last_step >= self.total_steps
 
     @property
     def seconds(self) -> float | None:
@@ -142,12 +145,7 @@ def read_run_files(folder: Path) -> RunFiles:
 def is_evaluation(row: dict[str, Any]) -> bool:
     """Whether a row of metrics.jsonl holds COCO's twelve numbers."""
     numbers = row.get("coco_eval_bbox")
-    return isinstance(numbers, list) and len(numbers) == len(NAMES) and all(map(is_finite, numbers))
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value of a log is a number that can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(numbers, list) and len(numbers) == len(NAMES) and all(map(is_number, numbers))
 
 
 def read_class_metrics(path: Path) -> list[ClassMetrics]:
@@ -155,7 +153,7 @@ def read_class_metrics(path: Path) -> list[ClassMetrics]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
         found = [ClassMetrics(**{name: row[name] for name in ClassMetrics._fields}) for row in rows]
-        if all(is_finite(value) for one in found for value in (*one[2:],)):
+        if all(is_number(value) for one in found for value in (*one[2:],)):
             return [one._replace(name=str(one.name)) for one in found]
     return []
 
@@ -163,7 +161,7 @@ def read_class_metrics(path: Path) -> list[ClassMetrics]:
 def _evaluation(row: dict[str, Any]) -> Evaluation:
     by_class = row.get("AP_per_class")
     by_class = by_class if isinstance(by_class, dict) else {}
-    return Evaluation(row["step"], row["coco_eval_bbox"], {name: AP for name, AP in by_class.items() if is_finite(AP)})
+    return Evaluation(row["step"], row["coco_eval_bbox"], {name: AP for name, AP in by_class.items() if is_number(AP)})
 
 
 def _read_config(path: Path, notes: list[str]) -> Config | None:

@@ -1,6 +1,5 @@
 """The images of the validation split on which a detector does best and worst, drawn."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +10,18 @@ from PIL import Image
 from detr_jax import files, names
 from detr_jax.errors import UserError
 from detr_jax.evaluation.errors import Analysis
-from detr_jax.evaluation.run_data import StoredSplit, count
+from detr_jax.evaluation.run_data import StoredSplit
 from detr_jax.evaluation.side_by_side import BLUE, GREEN, ORANGE, RED, Panel, draw_panels
 from detr_jax.evaluation.suspects import count_mistakes
+from detr_jax.evaluation.thumbnails import encode
 from detr_jax.images import decoding
 from detr_jax.images.decoding import Limits
+from detr_jax.spelling import count
 
 MOST = 6  # images of each kind
 MOST_TEXTS = 20  # boxes of an image up to which each has its name
 BAND = 8  # rows that are left of a white band
-QUALITY = {"format": "JPEG", "quality": 85}
+QUALITY = 85  # of the JPEG files
 MEASURE = (
     "Images are ranked by their F1 score, 2 right / (2 right + wrong + missed): 1 is everything right. A detection "
     "counts from the score threshold of its class, and is right when it overlaps an object of its class by half (IoU "
@@ -103,7 +104,7 @@ def _draw(errors: Analysis, split: StoredSplit, score: ImageScore, kind: str, li
     height, width = split.sizes[row].tolist()
     pixels = decoding.decode(split[row].image, (height, width), limits=limits)
     panels = [_annotations(errors, score.image), _detections(errors, score)]
-    picture = encode(draw_panels(pixels, panels))
+    picture = encode(draw_panels(pixels, panels), QUALITY)
     return DrawnImage(kind, errors.file_names[score.image], score, picture)
 
 
@@ -131,18 +132,11 @@ def _few(texts: list[str]) -> list[str]:
     return texts if len(texts) <= MOST_TEXTS else [""] * len(texts)
 
 
-def encode(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """A picture as a JPEG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, **QUALITY)
-    return file.getvalue()
-
-
 def read_sample(path: Path | None) -> bytes | None:
     """The picture of validation images as a JPEG file, which is smaller; None where there is none."""
     try:
         with Image.open(path) as picture:
-            return encode(cut_bands(np.asarray(picture.convert("RGB"))))
+            return encode(cut_bands(np.asarray(picture.convert("RGB"))), QUALITY)
     except (OSError, ValueError, AttributeError):
         return None
 

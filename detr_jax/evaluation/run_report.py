@@ -17,10 +17,10 @@ from detr_jax.evaluation import advice, run_images, run_summary, run_usage
 from detr_jax.evaluation.coco_eval import NAMES, ClassMetrics
 from detr_jax.evaluation.errors import Analysis, analyse
 from detr_jax.evaluation.page import build_page
-from detr_jax.evaluation.plots import LOGARITHMIC, PANELS
-from detr_jax.evaluation.results import read_results
+from detr_jax.evaluation.plots import LOGARITHMIC, PANELS, with_scores
+from detr_jax.evaluation.results import is_number, read_results
 from detr_jax.evaluation.run_data import RunData, SplitOpener, describe_split, list_names, read_run_data
-from detr_jax.evaluation.run_files import RunFiles, Session, is_finite, read_class_metrics, read_run_files
+from detr_jax.evaluation.run_files import RunFiles, Session, read_class_metrics, read_run_files
 from detr_jax.evaluation.run_images import DrawnImage
 from detr_jax.evaluation.run_markdown import write_markdown_report
 from detr_jax.images.decoding import Limits
@@ -137,12 +137,12 @@ def draw_panels_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     A curve of many points is the mean of neighbours.
     """
-    rows = [_with_scores(row) for row in rows]
+    rows = [with_scores(row) for row in rows]
     panels = []
     for title, keys in PANELS.items():
         lines = []
         for key in keys:
-            points = np.array([(row["step"], row[key]) for row in rows if is_finite(row.get(key))], float)
+            points = np.array([(row["step"], row[key]) for row in rows if is_number(row.get(key))], float)
             if len(points):
                 thinned = [[float(f"{value:.5g}") for value in point] for point in _thin(points).tolist()]
                 lines.append({"name": key, "points": thinned})
@@ -151,12 +151,6 @@ def draw_panels_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             wide = min(values) > 0 and max(values) > WIDE * min(values)
             panels.append({"title": title, "logarithmic": title in LOGARITHMIC and wide, "lines": lines})
     return panels
-
-
-def _with_scores(row: dict[str, Any]) -> dict[str, Any]:
-    numbers = row.get("coco_eval_bbox")
-    scores = dict(zip(NAMES, numbers, strict=False)) if isinstance(numbers, list) else {}
-    return row | {name: value for name, value in scores.items() if is_finite(value) and value >= 0}
 
 
 def _thin(points: np.ndarray) -> np.ndarray:
@@ -260,10 +254,10 @@ def _describe_machine(run: RunFiles) -> list[list[str]]:
     rows = [["devices", run_summary.describe_hardware(run.sessions[-1:])]]
     if "host" in record:
         rows.append(["host", str(record["host"])])
-    speeds = [row["images_per_second"] for row in run.rows if is_finite(row.get("images_per_second"))]
+    speeds = [row["images_per_second"] for row in run.rows if is_number(row.get("images_per_second"))]
     if speeds:
         rows.append(["speed", f"{np.median(speeds):.3g} images a second (median), without evaluations"])
-    memory = [row["device_memory"] for row in run.rows if is_finite(row.get("device_memory"))]
+    memory = [row["device_memory"] for row in run.rows if is_number(row.get("device_memory"))]
     if memory:
         rows.append(["memory of a device", f"{max(memory) / 1e9:.1f} GB at most"])
     packages = record.get("packages")

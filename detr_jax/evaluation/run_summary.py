@@ -7,9 +7,11 @@ import numpy as np
 
 from detr_jax import names
 from detr_jax.evaluation.errors import Analysis
-from detr_jax.evaluation.run_data import RunData, count, list_names
-from detr_jax.evaluation.run_files import Evaluation, RunFiles, Session, is_finite
+from detr_jax.evaluation.results import is_number
+from detr_jax.evaluation.run_data import RunData, list_names
+from detr_jax.evaluation.run_files import Evaluation, RunFiles, Session
 from detr_jax.evaluation.symptoms import Course, find_symptoms
+from detr_jax.spelling import count
 
 CLEAR = 0.01  # AP by which two evaluations must differ before it is spoken of
 CLASS_CLEAR = 0.03  # the same of one class
@@ -48,7 +50,7 @@ def _what(run: RunFiles, data: RunData) -> str:
     if run.config:
         words += f" on {images}{names.single_line(run.config.data.name)}"
     words += f" for {count(run.last_step, 'step')}"
-    if epochs := [row["epoch"] for row in run.rows if is_finite(row.get("epoch"))]:
+    if epochs := [row["epoch"] for row in run.rows if is_number(row.get("epoch"))]:
         words += f" ({epochs[-1]:.3g} {'epoch' if epochs[-1] == 1 else 'epochs'})"
     return f"{words}, starting from {_beginning(run)}."
 
@@ -190,7 +192,7 @@ def _class_trends(before: Evaluation, last: Evaluation) -> list[str]:
 
 
 def _loss_trend(run: RunFiles) -> list[str]:
-    losses = np.array([row["loss"] for row in run.rows if is_finite(row.get("loss"))], float)
+    losses = np.array([row["loss"] for row in run.rows if is_number(row.get("loss"))], float)
     if len(losses) < 8:
         return []
     half = len(losses) // 2
@@ -206,11 +208,11 @@ def describe_troubles(run: RunFiles) -> list[str]:
     """What was left out on the way: steps, images."""
     said = []
     for key, what in (("skipped", "step"), ("broken_images", "training image")):
-        number = sum(int(row[key]) for row in run.rows if is_finite(row.get(key)))
+        number = sum(int(row[key]) for row in run.rows if is_number(row.get(key)))
         why = "the gradient was not finite" if key == "skipped" else "decoding failed"
         if number:
             said.append(f"{count(number, what)} {'was' if number == 1 else 'were'} left out: {why}.")
-    broken = [row["broken_validation_images"] for row in run.rows if is_finite(row.get("broken_validation_images"))]
+    broken = [row["broken_validation_images"] for row in run.rows if is_number(row.get("broken_validation_images"))]
     if broken:
         said.append(f"{count(int(broken[-1]), 'validation image')} could not be decoded and count as not detected.")
     return said

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from detr_jax.evaluation.run_data import list_names
+
 LEARNED = 0.05  # AP from which a detector has learned something, ...
 LEARNED_WELL = 0.15  # ... and from which it should know every class
 FEWEST = 10  # rows of training that tell something, ...
@@ -88,13 +90,15 @@ def find_symptoms(rows: Sequence[dict], course: Course) -> list[Symptom]:
     log = Log(rows, course)
     found = [Symptom(name, text) for name, rule in RULES.items() if (text := rule(log))]
     names = {symptom.name for symptom in found}
-    hidden = {name for name in names for name in HIDES.get(name, ())}
+    hidden = {other for name in names for other in HIDES.get(name, ())}
     return [symptom for symptom in found if symptom.name not in hidden]
 
 
 def _lost_steps(log: Log) -> str:
-    skipped = log.column("skipped")[-FEWEST:]
-    lost = np.nansum(skipped) / max(log.steps[-1] - ([0, *log.steps][-1 - len(skipped)]), 1) if len(skipped) else 0
+    if not len(log.steps):
+        return ""
+    since = log.steps[-1 - FEWEST] if len(log.steps) > FEWEST else 0
+    lost = np.nansum(log.column("skipped")[-FEWEST:]) / max(log.steps[-1] - since, 1)
     if lost < LOST_STEPS:
         return ""
     return (
@@ -191,11 +195,10 @@ def _unseen_classes(log: Log) -> str:
     unseen = [name for name, value in scores.items() if value < 0.005]
     if not unseen or len(scores) < 2 or log.progress < 0.5 or log.aps[-1] < LEARNED_WELL:
         return ""
-    named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
     return (
-        f"AP is 0 for {named} while that of all classes is {log.aps[-1]:.3f}: look at their objects and how many there "
-        "are (python -m detr_jax.dataset stats and show), and with what they are confused (python -m detr_jax.analyze "
-        "errors)"
+        f"AP is 0 for {list_names(unseen, NAMED)} while that of all classes is {log.aps[-1]:.3f}: look at their "
+        "objects and how many there are (python -m detr_jax.dataset stats and show), and with what they are confused "
+        "(python -m detr_jax.analyze errors)"
     )
 
 
@@ -212,11 +215,12 @@ def _few_queries(log: Log) -> str:
 def _waiting(log: Log) -> str:
     waits = log.column("data_wait")
     waits = waits[np.isfinite(waits)]
-    if len(waits) < FEWEST or np.median(waits[len(waits) // 2 :]) < WAITING:
+    usual = np.median(waits[len(waits) // 2 :]) if len(waits) >= FEWEST else 0.0
+    if usual < WAITING:
         return ""
     return (
-        f"{np.median(waits[len(waits) // 2 :]):.0%} of the time is spent waiting for images: try data.resize=fast or "
-        "data.resize=device, and as many data.threads as there are cores"
+        f"{usual:.0%} of the time is spent waiting for images: try data.resize=fast or data.resize=device, and as many "
+        "data.threads as there are cores"
     )
 
 

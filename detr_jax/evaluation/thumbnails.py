@@ -16,7 +16,7 @@ from detr_jax.images import decoding
 MOST = 240  # pictures
 MOST_BYTES = 6_500_000  # of all of them together
 FEW, SIDES = 120, (640, 480)  # the longer side in pixels: of up to so many pictures, of more
-QUALITY = {"format": "JPEG", "quality": 72}  # 30 kB for a photo of 480 pixels, 1 ms; WebP has 21 kB and takes 8
+QUALITY = 72  # 30 kB for a photo of 480 pixels, 1 ms; WebP has 21 kB and takes 8
 
 
 class Thumbnails(NamedTuple):
@@ -39,7 +39,7 @@ def make_thumbnails(folder: Path, wanted: dict[int, tuple[str, tuple[float, floa
     bar = tqdm(wanted.items(), "photos", min(len(wanted), MOST), unit=" photos", disable=None, leave=False)
     for number, (name, size) in bar:
         try:
-            picture = _encode(_shrink(_read(folder, name, size), side))
+            picture = encode(_shrink(_read(folder, name, size), side))
         except (ValueError, OSError) as error:
             problems[number] = f"{names.legible(name)}: {error}"
             continue
@@ -68,7 +68,8 @@ def _shrink(pixels: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, 
     return pixels if scale == 1.0 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _encode(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def encode(pixels: UInt8[np.ndarray, "h w 3"], quality: int = QUALITY) -> bytes:
+    """A picture as a JPEG file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, **QUALITY)
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
     return file.getvalue()

@@ -41,8 +41,7 @@ class Attended(NamedTuple):
 
     def above(self, threshold: float | Float[np.ndarray, " K"]) -> "Attended":
         """Only that of detections that score at least ``threshold`` (see ``Detections.above``), or else of the best."""
-        least = threshold[self.detections.labels] if isinstance(threshold, np.ndarray) else threshold
-        rows = np.flatnonzero(self.detections.scores >= least)
+        rows = np.flatnonzero(self.detections.reach(threshold))
         rows = rows if len(rows) else np.arange(1)
         encoder = None if self.encoder is None else self.encoder.take(rows)
         return Attended(self.detections.take(rows), self.decoder.take(rows), encoder)

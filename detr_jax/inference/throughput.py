@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from detr_jax.spelling import count
+
 Result = TypeVar("Result")
 
 
@@ -53,6 +55,6 @@ class Throughput:
         """One line: "12 images in 3.2 s, 3.8 images/s (checking files 0.4 s, model 2.8 s)"."""
         total = time.perf_counter() - self._started
         parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in self.seconds.items())
-        images = f"{self._images:,} image{'' if self._images == 1 else 's'}"
+        images = count(self._images, "image")
         rate = self._images / max(total, 1e-9)
         return f"{images} in {total:.1f} s, {rate:{',.0f' if rate >= 100 else '.3g'}} images/s ({parts})"

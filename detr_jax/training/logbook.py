@@ -78,7 +78,7 @@ class Logbook:
         """
         self._writes = jax.process_index() == 0 if writes is None else writes
         self._rows: list[dict] = []
-        self._course, self._told, self._newest = course, set(), {}
+        self._course, self._told, self._newest, self._doing = course, set(), {}, ""
         if not self._writes:
             return
         self._dir = Path(workdir)
@@ -142,12 +142,11 @@ class Logbook:
             self._columns.update(dict.fromkeys(flat))
             self._csv.close()
             self._csv = self._new_csv()
+        numbers = {key: value for key, value in flat.items() if isinstance(value, int | float) and key != "step"}
         if self._tb is not None:
-            for key, value in flat.items():
-                if key != "step" and isinstance(value, int | float):
-                    self._tb.add_scalar(key, value, row["step"])
+            for key, value in numbers.items():
+                self._tb.add_scalar(key, value, row["step"])
         if self._tracker is not None:
-            numbers = {key: value for key, value in flat.items() if isinstance(value, int | float) and key != "step"}
             self._tracker.write(row["step"], numbers)
         evaluation = "coco_eval_bbox" in row
         if self._bar is None:
@@ -163,16 +162,20 @@ class Logbook:
             self.say(f"step {row['step']}  {compare_average(row)}")
         if evaluation or len(self._rows) % LOOK_EVERY == 0:
             self._tell_symptoms()
+        if evaluation:
+            plots.class_curves(self._rows, self._dir / "curves_per_class.png")
         pause = max(CURVES_EVERY, self._curves_took / CURVES_SHARE)
         if evaluation or time.monotonic() - self._curves_at > pause:
             self._draw_curves()
 
     def advance(self, step: int, doing: str = "") -> None:
         """Moves the progress bar, where there is one, to a step; ``doing`` says what is done besides training."""
-        if self._writes and self._bar is not None:
-            self._bar.set_description_str(doing, refresh=False)
-            if not self._bar.update(step - self._bar.n) and doing:
-                self._bar.refresh()
+        if not self._writes or self._bar is None:
+            return
+        if doing != self._doing:
+            self._doing = doing
+            self._bar.set_description_str(doing)
+        self._bar.update(step - self._bar.n)
 
     def _tell_symptoms(self) -> None:
         """Says what looks wrong, each thing once."""
@@ -212,7 +215,6 @@ class Logbook:
     def _draw_curves(self) -> None:
         begin = time.monotonic()
         plots.training_curves(self._rows, self._dir / "curves.png")
-        plots.class_curves(self._rows, self._dir / "curves_per_class.png")
         self._curves_at = time.monotonic()
         self._curves_took = self._curves_at - begin
 

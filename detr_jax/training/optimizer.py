@@ -15,7 +15,7 @@ from detr_jax.ops.gradients import global_norm, materialize
 
 Arrays = dict[str, jax.Array]
 Schedule = Callable[[jax.Array | int], jax.Array]
-Number = jax.Array | np.generic
+Number = jax.Array | np.ndarray
 COSINE_FLOOR = 0.01
 
 
@@ -35,10 +35,12 @@ def make_hyperparameters(
     optim: OptimConfig, *, total_steps: int = 1, steps_per_epoch: int = 1, seed: int = 0
 ) -> Hyperparameters:
     """Those of a run of so many steps; the lengths matter to the schedules alone."""
+    rates = optim.lr, optim.lr_backbone, optim.weight_decay
+    lengths = optim.warmup_steps, optim.drop_epoch * steps_per_epoch, total_steps
     return Hyperparameters(
-        np.uint32(seed),
-        *map(np.float32, (optim.lr, optim.lr_backbone, optim.weight_decay)),
-        *map(np.int32, (optim.warmup_steps, optim.drop_epoch * steps_per_epoch, total_steps)),
+        np.asarray(seed, np.uint32),
+        *(np.asarray(rate, np.float32) for rate in rates),
+        *(np.asarray(length, np.int32) for length in lengths),
     )
 
 

@@ -102,8 +102,7 @@ def restore_state(recipe: Recipe, folder: Path) -> TrainState:
     average = checkpoints.read_arrays(folder, "averaged", stored.averaged) if stored.averaged else {}
     params, frozen = recipe.network.partition(model, recipe.config.freeze)
     progress = checkpoints.read_arrays(folder, "progress", stored.progress)
-    where = devices.state_sharding(recipe.mesh, recipe.numbers)
-    numbers = jax.jit(lambda: jax.tree.map(jnp.asarray, recipe.numbers), out_shardings=where)()
+    numbers = optimizer.Hyperparameters(**devices.replicate(recipe.numbers._asdict(), recipe.mesh))
     return TrainState(numbers=numbers, params=params, frozen=frozen, average=average, **progress)
 
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from detr_jax.config import Config
 from detr_jax.models.network import Arrays, Network
-from detr_jax.structures import Batch, Categories
+from detr_jax.structures import Batch, Categories, Predictions, Targets
 from detr_jax.training import losses, matcher, optimizer
 from detr_jax.training.class_loss import ClassLoss, make_class_loss
 from detr_jax.training.denoising import add_noise
@@ -78,6 +78,19 @@ def split_batch(batch: Batch, count: int) -> Batch:
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
 
 
+def score_layers(
+    layers: Predictions, targets: Targets, present: jax.Array, normalizers: losses.Normalizers, recipe: Recipe
+) -> tuple[losses.Terms, losses.Errors, matcher.Matches]:
+    """Matches every layer, and the terms and counts that follow; rows [B] that are not ``present`` count nothing."""
+    config, class_loss, queries = recipe.config, recipe.class_loss, layers.logits.shape[2]
+    solver = matcher.SOLVERS[config.train.matcher]
+    matches = matcher.match(layers, targets, config.loss, class_loss, recipe.mesh, solver)
+    counted = jnp.broadcast_to(present[:, None], (present.shape[0], queries))
+    terms = losses.set_losses(layers, targets, matches.query_of_target, normalizers, class_loss, counted)
+    errors = losses.count_errors(layers, targets, matches.query_of_target, class_loss, present)
+    return terms, errors, matches
+
+
 def batch_loss(
     params: Arrays, frozen: Arrays, part: Batch, whole: Batch, key: jax.Array, recipe: Recipe
 ) -> tuple[jax.Array, Sums]:
@@ -92,17 +105,13 @@ def batch_loss(
     normalizers = losses.make_normalizers(
         whole.targets, queries, class_loss, recipe.normalizer_groups, rows_with_image(whole)
     )
-    solver = matcher.SOLVERS[config.train.matcher]
-    matches = matcher.match(layers, part.targets, config.loss, class_loss, recipe.mesh, solver)
-    counted = jnp.broadcast_to(present[:, None], (present.shape[0], queries))
-    all_terms = losses.set_losses(layers, part.targets, matches.query_of_target, normalizers, class_loss, counted)
+    all_terms, errors, matches = score_layers(layers, part.targets, present, normalizers, recipe)
     terms = {"": all_terms}
     if predictions.proposals is not None:
         terms = {"_enc": jax.tree.map(lambda x: x[:1], all_terms), "": jax.tree.map(lambda x: x[1:], all_terms)}
     if predictions.denoised is not None:
         denoised = losses.keep_layers(predictions.denoised, config.loss.auxiliary)
         terms["_dn"] = losses.denoising_losses(denoised, part.targets, normalizers.objects, class_loss)
-    errors = losses.count_errors(layers, part.targets, matches.query_of_target, class_loss, present)
     sums = Sums(terms, errors, jnp.max(matches.turns), jnp.sum(matches.nonfinite))
     return losses.total_loss(terms.values(), config.loss), sums
 

@@ -104,32 +104,35 @@ def fit_to_minutes(config: Config, times: Times, spent: float, steps_per_epoch: 
     every = -(-steps // min(evaluations, steps))
     warm_up = min(config.optim.warmup_steps, int(WARM_UP * steps))
     drop = max(1, round(steps / steps_per_epoch * config.optim.drop_epoch / config.train.epochs))
-    return dataclasses.replace(
-        config,
-        optim=dataclasses.replace(config.optim, warmup_steps=warm_up, drop_epoch=drop),
-        train=dataclasses.replace(config.train, steps=steps, eval_every=every, checkpoint_every=every),
-    )
+    return _with_lengths(config, (steps, every, every), (warm_up, drop))
 
 
 def keep_lengths(config: Config, begun: Config | None) -> Config:
     """The settings with the lengths that the same budget gave a run when it began."""
     if not config.train.minutes or begun is None or begun.train.minutes != config.train.minutes:
         return config
-    lengths = {name: getattr(begun.train, name) for name in ("steps", "eval_every", "checkpoint_every")}
-    schedule = {name: getattr(begun.optim, name) for name in ("warmup_steps", "drop_epoch")}
+    train, optim = begun.train, begun.optim
+    lengths = train.steps, train.eval_every, train.checkpoint_every
+    return _with_lengths(config, lengths, (optim.warmup_steps, optim.drop_epoch))
+
+
+def _with_lengths(config: Config, lengths: tuple[int, int, int], schedule: tuple[int, int]) -> Config:
+    """With these steps in all, between evaluations and between checkpoints; of warm-up, and epochs between drops."""
+    steps, evaluate, save = lengths
+    warm_up, drop = schedule
     return dataclasses.replace(
         config,
-        optim=dataclasses.replace(config.optim, **schedule),
-        train=dataclasses.replace(config.train, **lengths),
+        optim=dataclasses.replace(config.optim, warmup_steps=warm_up, drop_epoch=drop),
+        train=dataclasses.replace(config.train, steps=steps, eval_every=evaluate, checkpoint_every=save),
     )
 
 
 def describe_lengths(config: Config, times: Times) -> str:
     """What was measured and chosen, as settings that can be typed."""
     train, optim = config.train, config.optim
-    schedule = {"step": f" optim.drop_epoch={optim.drop_epoch}"}.get(optim.schedule, "")
+    drops = f" optim.drop_epoch={optim.drop_epoch}" if optim.schedule == "step" else ""
     return (
         f"train.minutes={train.minutes:g} with {times.step:.2g} s a step and {times.evaluation:.1f} s an evaluation: "
         f"train.steps={train.steps} train.eval_every={train.eval_every} "
-        f"train.checkpoint_every={train.checkpoint_every} optim.warmup_steps={optim.warmup_steps}{schedule}"
+        f"train.checkpoint_every={train.checkpoint_every} optim.warmup_steps={optim.warmup_steps}{drops}"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from detr_jax import files
-from detr_jax.errors import UserError
+from detr_jax.errors import UserError, first_line
 
 PROJECT = "detr_jax"
 
@@ -93,8 +93,7 @@ class Guarded:
             send()
         except Exception as error:
             if not self._fails:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                self._say(f"train.tracker={self._name} fails ({reason}); the run goes on without it")
+                self._say(f"train.tracker={self._name} fails ({first_line(error)}); the run goes on without it")
             self._fails = True
 
 
@@ -119,8 +118,9 @@ def open_tracker(name: str, workdir: Path, settings: Mapping[str, Any], say: Cal
     try:
         tracker = KINDS[name](importlib.import_module(name), workdir, settings, runs.get(name))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"train.tracker={name} cannot begin: {reason}; set train.tracker= to nothing") from error
+        raise UserError(
+            f"train.tracker={name} cannot begin: {first_line(error)}; set train.tracker= to nothing"
+        ) from error
     with files.replacing(file) as sibling:
         sibling.write_text(json.dumps(runs | {name: tracker.identity}), encoding="utf-8")
     return Guarded(tracker, name, say)

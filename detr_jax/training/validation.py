@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from detr_jax.inference.detector import make_detector
 from detr_jax.models.network import Arrays
 from detr_jax.structures import Detections
 from detr_jax.training.step import Recipe, TrainState
-from detr_jax.training.validation_loss import LossSums, make_measure, name_losses
+from detr_jax.training.validation_loss import LossSums, name_losses, sum_losses
 
 TIMED = 5  # batches from which the time of an evaluation is estimated
 SCORING = 2.0  # seconds, roughly, for scores and pictures
@@ -51,8 +52,9 @@ class Validation:
         self._limits = Limits(*config.data.image_limits)
         self._ground_truth = split.ground_truth()
         self.notes = coco_eval.check_ground_truth(self._ground_truth)
+        measure = partial(sum_losses, recipe=recipe)
         self._detector = make_detector(
-            recipe.network, {}, recipe.categories, config.model, config.data, recipe.mesh, make_measure(recipe)
+            recipe.network, {}, recipe.categories, config.model, config.data, recipe.mesh, measure
         )
         shown = min(config.train.samples, len(split))
         self._shown = {int(row) for row in np.linspace(0, len(split) - 1, shown)}

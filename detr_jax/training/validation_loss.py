@@ -1,6 +1,5 @@
 """The loss on the validation split, as the original logs it, and how alike the predictions are."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from detr_jax.structures import Array, Batch, Predictions
-from detr_jax.training import losses, matcher
-from detr_jax.training.step import Recipe, rows_with_image
+from detr_jax.training import losses
+from detr_jax.training.step import Recipe, rows_with_image, score_layers
 
 
 class LossSums(NamedTuple):
@@ -32,21 +31,13 @@ def box_spread(boxes: Float[Array, "B N 4"]) -> Float[Array, " B"]:
 
 def sum_losses(predictions: Predictions, batch: Batch, recipe: Recipe) -> LossSums:
     """The sums of a batch; empty rows have no part in them."""
-    config, class_loss, present = recipe.config, recipe.class_loss, rows_with_image(batch)
-    layers = losses.stack_layers(predictions, config.loss.auxiliary)
-    queries = layers.logits.shape[2]
-    solver = matcher.SOLVERS[config.train.matcher]
-    matches = matcher.match(layers, batch.targets, config.loss, class_loss, recipe.mesh, solver)
-    query = matches.query_of_target
-    counted = jnp.broadcast_to(present[:, None], (present.shape[0], queries))
+    present, layers = rows_with_image(batch), losses.stack_layers(predictions, recipe.config.loss.auxiliary)
     undivided = losses.Normalizers(jnp.ones(()), jnp.ones(1))
+    terms, errors, _ = score_layers(layers, batch.targets, present, undivided, recipe)
     objects = jnp.sum(batch.targets.valid, axis=-1).astype(jnp.float32)
-    return LossSums(
-        losses.set_losses(layers, batch.targets, query, undivided, class_loss, counted),
-        losses.count_errors(layers, batch.targets, query, class_loss, present),
-        jnp.sum(jnp.where(present, class_loss.weight(objects, queries), 0.0)),
-        jnp.sum(jnp.where(present, box_spread(predictions.boxes[-1]), 0.0)),
-    )
+    weight = recipe.class_loss.weight(objects, layers.logits.shape[2])
+    of_images = weight, box_spread(predictions.boxes[-1])
+    return LossSums(terms, errors, *(jnp.sum(jnp.where(present, values, 0.0)) for values in of_images))
 
 
 def name_losses(sums: list[LossSums], recipe: Recipe) -> dict[str, float]:
@@ -65,8 +56,3 @@ def name_losses(sums: list[LossSums], recipe: Recipe) -> dict[str, float]:
     named["test_class_error"] = 100.0 * (1.0 - total.errors.correct / objects)
     named["query_spread"] = total.spread / images
     return {name: float(value) for name, value in named.items()}
-
-
-def make_measure(recipe: Recipe):
-    """What a detector measures of each batch while training."""
-    return partial(sum_losses, recipe=recipe)

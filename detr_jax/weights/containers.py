@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from detr_jax.errors import UserError
+from detr_jax.errors import UserError, first_line
 
 # The released files are named after their own digest, by which the dilated ones, equal in every shape, are known.
 RELEASED_DC5 = ("f0fb7ef5", "a2e86def", "da08f1b1")
@@ -57,7 +57,7 @@ def _list_archive(path: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except Exception as error:  # zipfile raises BadZipFile, NotImplementedError, struct.error, UnicodeError, ...
-        raise UserError(f"{path} is a damaged archive ({_first_line(error)}); get it again") from error
+        raise UserError(f"{path} is a damaged archive ({_reason(error)}); get it again") from error
     packed, unpacked = sum(member.compress_size for member in members), sum(member.file_size for member in members)
     if packed > size or unpacked > max(UNPACKED_FREELY, MOST_PACKED * size):
         raise UserError(f"{path} is damaged: its {size:,} bytes claim to hold {unpacked:,}; get it again")
@@ -72,7 +72,7 @@ def _read_npz(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, np.ndarra
                 arrays[member.filename.removesuffix(".npy")] = _read_array(archive, member)
     except Exception as error:  # as in ``_list_archive``
         raise UserError(
-            f"{path} is damaged or holds something else than arrays ({_first_line(error)}); get it again"
+            f"{path} is damaged or holds something else than arrays ({_reason(error)}); get it again"
         ) from error
     return arrays
 
@@ -105,7 +105,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except Exception as error:  # SafetensorError, KeyError of an unknown type, OverflowError, ...
-        raise UserError(f"{path} is not a whole safetensors file ({_first_line(error)}); get it again") from error
+        raise UserError(f"{path} is not a whole safetensors file ({_reason(error)}); get it again") from error
 
 
 def pytorch(path: Path):
@@ -130,7 +130,7 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 f"{path} holds Python objects beside tensors, and nothing is unpickled here; save only its state_dict, "
                 "or convert it to safetensors where you trust it"
             ) from error
-        raise UserError(f"{path} is not a whole PyTorch file ({_first_line(error)}); get it again") from error
+        raise UserError(f"{path} is not a whole PyTorch file ({_reason(error)}); get it again") from error
     args = content.get("args") if isinstance(content, dict) else None
     for inner in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(inner), dict):
@@ -141,7 +141,7 @@ def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         tensors = {key: _to_numpy(tensor, torch.float32) for key, tensor in content.items()}
     except (AttributeError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"{path} is a PyTorch file but holds other things than plain tensors ({_first_line(error)}); save the "
+            f"{path} is a PyTorch file but holds other things than plain tensors ({_reason(error)}); save the "
             "model's state_dict"
         ) from error
     settings = {}
@@ -159,7 +159,7 @@ def _to_numpy(tensor, dtype) -> np.ndarray:
     return tensor.detach().to(dtype).numpy()
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # PyTorch then advises to run whatever is in the file
         return "its pickle is damaged"
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)

@@ -534,7 +534,7 @@ function startGallery(report) {
   find("#filters").addEventListener("submit", (event) => event.preventDefault());
   for (const name of ["#names", "#faint"]) find(name).addEventListener("change", apply);
   more.addEventListener("click", () => showMore()?.focus());
-  const viewer = startViewer(report);
+  const viewer = startViewer(find("#next"), (...shown) => showLarge(report, ...shown));
   report.viewer = viewer;
   const follow = () => {
     const section = readAddress()[0];
@@ -555,53 +555,27 @@ function startGallery(report) {
 
 // ---- one image, large
 
-function startViewer(report) {
-  const dialog = find("#viewer");
-  let list = [], place = 0;
-  function show() {
-    const { image, matches } = list[place];
-    find("#viewer-title").textContent = image.file_name || `image ${image.image_id}`;
-    find("#viewer-text").textContent = `image ${image.image_id} · ${image.width} × ${image.height} · ` +
-      `${plural(image.wrong, "wrong detection")}, ${plural(image.missed, "missed object")} · ${place + 1} of ${list.length}`;
-    const picture = drawPicture(report, image, `${image.file_name} with its boxes`,
-      { matches, names: true, faint: find("#faint").checked, width: Math.min(720, innerWidth - 80) });
-    find("#viewer-picture").replaceChildren(picture);
-    const boxes = [...image.detections.filter((one) => one.shown || find("#faint").checked), ...image.objects];
-    boxes.sort((a, b) => isError(b) - isError(a));
-    const mark = (box, chosen) => picture.querySelectorAll("g").forEach((group) => {
-      if (group.box === box) group.classList.toggle("chosen", chosen);
-    });
-    find("#viewer-boxes").replaceChildren(element("table", { class: "rows" },
-      element("caption", { class: "only-read" }, "Boxes"),
-      element("thead", {}, element("tr", {}, ["box", "type", "score"].map((text) => element("th", { scope: "col" }, text)))),
-      element("tbody", {}, boxes.map((box) => element("tr", { mouseenter: () => mark(box, true), mouseleave: () => mark(box, false) },
-        element("th", { scope: "row" }, element("button", { class: "link", type: "button",
-          focus: () => mark(box, true), blur: () => mark(box, false) }, describeBox(report, box))),
-        element("td", {}, isError(box) ? (kindOf(box) === "late" ? "FN" : kindOf(box)) : "–"),
-        element("td", {}, isObject(box) ? "–" : box.score.toFixed(2)))))));
-    find("#previous").disabled = place === 0;
-    find("#next").disabled = place === list.length - 1;
-  }
-  const step = (by) => {
-    if (!list[place + by]) return;
-    place += by;
-    show();
-  };
-  find("#previous").addEventListener("click", () => step(-1));
-  find("#next").addEventListener("click", () => step(1));
-  find("#close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
+/** What fills the viewer with an image, its boxes drawn and listed. */
+function showLarge(report, { image, matches }, place, count) {
+  find("#viewer-title").textContent = image.file_name || `image ${image.image_id}`;
+  find("#viewer-text").textContent = `image ${image.image_id} · ${image.width} × ${image.height} · ` +
+    `${plural(image.wrong, "wrong detection")}, ${plural(image.missed, "missed object")} · ${place + 1} of ${count}`;
+  const picture = drawPicture(report, image, `${image.file_name} with its boxes`,
+    { matches, names: true, faint: find("#faint").checked, width: Math.min(720, innerWidth - 80) });
+  find("#viewer-picture").replaceChildren(picture);
+  const boxes = [...image.detections.filter((one) => one.shown || find("#faint").checked), ...image.objects];
+  boxes.sort((a, b) => isError(b) - isError(a));
+  const mark = (box, chosen) => picture.querySelectorAll("g").forEach((group) => {
+    if (group.box === box) group.classList.toggle("chosen", chosen);
   });
-  return {
-    open(given, start) {
-      [list, place] = [given, start];
-      show();
-      dialog.showModal();
-    },
-  };
+  find("#viewer-boxes").replaceChildren(element("table", { class: "rows" },
+    element("caption", { class: "only-read" }, "Boxes"),
+    element("thead", {}, element("tr", {}, ["box", "type", "score"].map((text) => element("th", { scope: "col" }, text)))),
+    element("tbody", {}, boxes.map((box) => element("tr", { mouseenter: () => mark(box, true), mouseleave: () => mark(box, false) },
+      element("th", { scope: "row" }, element("button", { class: "link", type: "button",
+        focus: () => mark(box, true), blur: () => mark(box, false) }, describeBox(report, box))),
+      element("td", {}, isError(box) ? (kindOf(box) === "late" ? "FN" : kindOf(box)) : "–"),
+      element("td", {}, isObject(box) ? "–" : box.score.toFixed(2)))))));
 }
 
 // ---- doubtful annotations

@@ -172,6 +172,40 @@ function barOf(value) {
   return element("span", { class: "in-cell" }, element("span", { class: "track" }, filled), figure(value));
 }
 
+/**
+ * A dialog that shows one picture of several: by its buttons (``next`` is the one for the next) or the arrow keys.
+ * ``show(item, place, count)`` fills it. Returns what opens it with some items, at one of them.
+ */
+function startViewer(next, show) {
+  const dialog = find("#viewer");
+  let items = [], place = 0;
+  function refresh() {
+    show(items[place], place, items.length);
+    find("#previous").disabled = place === 0;
+    next.disabled = place === items.length - 1;
+  }
+  const step = (by) => {
+    if (!items[place + by]) return;
+    place += by;
+    refresh();
+  };
+  find("#previous").addEventListener("click", () => step(-1));
+  next.addEventListener("click", () => step(1));
+  find("#close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  return {
+    open(given, start) {
+      [items, place] = [given, start];
+      refresh();
+      dialog.showModal();
+    },
+  };
+}
+
 if (chosenTheme()) document.documentElement.dataset.theme = chosenTheme(); // before anything is painted
 document.addEventListener("DOMContentLoaded", () => {
   startTheme(find("#theme"));

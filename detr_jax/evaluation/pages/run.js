@@ -143,48 +143,21 @@ function showClasses({ classes }) {
 function showImages(data) {
   if (!data.images.length) return leaveOut("images");
   find("#measure").textContent = `${data.measure} Annotations are left, detections right. Choose an image to see it large.`;
-  const viewer = startViewer(data.images);
+  const viewer = startViewer(find("#next-picture"), showLarge);
   for (const kind of ["worst", "best"]) {
     const shown = data.images.filter((one) => one.kind === kind);
     if (!shown.length) continue;
     find("#galleries").append(element("h3", {}, `The ${kind}`), element("div", { class: "gallery" }, shown.map((one) =>
-      element("button", { class: "picture", type: "button", click: () => viewer.open(data.images.indexOf(one)) },
+      element("button", { class: "picture", type: "button", click: () => viewer.open(data.images, data.images.indexOf(one)) },
         element("img", { src: source(one.picture), alt: `${one.name}: annotations and detections` }),
         element("span", { class: "caption" }, element("b", {}, one.name), element("span", { class: "muted" }, one.caption))))));
   }
 }
 
-function startViewer(images) {
-  const dialog = find("#viewer");
-  let place = 0;
-  function show() {
-    const one = images[place];
-    find("#viewer-title").textContent = one.name;
-    find("#viewer-text").textContent = `${one.caption} · ${place + 1} of ${images.length}`;
-    find("#viewer-picture").replaceChildren(element("img", { src: source(one.picture), alt: "Annotations left, detections right" }));
-    find("#previous").disabled = place === 0;
-    find("#next-picture").disabled = place === images.length - 1;
-  }
-  const step = (by) => {
-    if (!images[place + by]) return;
-    place += by;
-    show();
-  };
-  find("#previous").addEventListener("click", () => step(-1));
-  find("#next-picture").addEventListener("click", () => step(1));
-  find("#close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
-  });
-  return {
-    open(start) {
-      place = start;
-      show();
-      dialog.showModal();
-    },
-  };
+function showLarge(one, place, count) {
+  find("#viewer-title").textContent = one.name;
+  find("#viewer-text").textContent = `${one.caption} · ${place + 1} of ${count}`;
+  find("#viewer-picture").replaceChildren(element("img", { src: source(one.picture), alt: "Annotations left, detections right" }));
 }
 
 // ---- what to do, and the record
